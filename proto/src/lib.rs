@@ -1,0 +1,4 @@
+//! To be written.
+#![no_std]
+extern crate alloc;
+pub mod ids;
