@@ -1,1 +1,15 @@
-//! To be written.
+//! What operators type besides the server: the parts of the `falconer` binary.
+//!
+//! Each subcommand is one module with a clap `Args` and a `run`. None of them needs a running server of ours:
+//! [`bench`] loads any server of the protocol.
+//!
+//! ```text
+//!   main ── bench::run     sockets → latencies          load generator
+//!        └─ render         tables, bars, progress       all that a terminal shows
+//! ```
+//!
+//! What is not here: the server's own code. `tools` sees formats (`wal`, `snapshot`) and the protocol
+//! (`proto`), never `node` or `server`.
+
+pub mod bench;
+pub mod render;
