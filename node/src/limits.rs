@@ -1,0 +1,16 @@
+//! The bounds of this crate, each with its reason.
+
+/// Requests that wait in one gate. Apache stops reading a connection at 1,000 outstanding requests of the whole
+/// server (globalOutstandingLimit); a pipelining client gets the same here for itself, and the server stays
+/// bounded through [`GATE_BYTES`] and the shell's limit on connections.
+pub const GATE_REQUESTS: usize = 1_000;
+
+/// Bytes of deferred requests in one gate: two of the largest requests.
+pub const GATE_BYTES: usize = 2 << 20;
+
+/// Bytes of prepared records that are not committed yet. A second of log at full speed; above it the shell
+/// stops reading writes, so that a stalled disk costs memory that was planned.
+pub const IN_FLIGHT_BYTES: usize = 64 << 20;
+
+/// Containers handed to the reaper in one go; the rest are found again at the next round.
+pub const REAP_BATCH: usize = 10_000;

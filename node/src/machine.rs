@@ -1,0 +1,538 @@
+//! The machine: everything that can happen to a server comes in as an [`Input`], one at a time.
+
+use crate::limits;
+use crate::sessions::{Sessions, Touch};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use engine::{Applier, Audience, Identity, Prep, PrepConfig, PrepRequest, Tree};
+use proto::client::{ConnectRequest, OpCode, WriteOp, WriteReply};
+use proto::jute::Reader;
+use proto::session::{first_session_id, next_session_id, password};
+use proto::txn::{RecordBatch, TxnHeader};
+use proto::{Code, ConnId, Durable, Epoch, Instant, ServerId, SessionId, WallMs, Xid, Zxid};
+use zab::{Broadcast, Committed, Verifier};
+
+/// What a server is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its own id; the top byte of the session ids that it makes.
+    pub me: ServerId,
+    /// Who votes.
+    pub verifier: Verifier,
+    /// Width of an expiry bucket, in ms.
+    pub tick_ms: u64,
+    /// Bounds of the negotiated session time-out, in ms.
+    pub session_timeout_ms: core::ops::RangeInclusive<i32>,
+    /// How often empty containers and expired TTL znodes are looked for, in ms.
+    pub container_check_ms: u64,
+    /// At most this many are removed per minute.
+    pub containers_per_minute: u32,
+    /// Containers that never had a child are removed after this many ms; 0: never.
+    pub container_never_used_ms: i64,
+    /// What requests may do.
+    pub prep: PrepConfig,
+}
+
+/// The two clocks, read by the shell.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic: sessions and time-outs.
+    pub mono: Instant,
+    /// Wall clock: ctime, mtime and TTLs only.
+    pub wall: WallMs,
+}
+
+/// What a handshake led to.
+#[derive(Clone, Debug)]
+pub enum Handshake {
+    /// The session is open, or resumed.
+    Accepted {
+        /// The session.
+        session: SessionId,
+        /// The negotiated time-out in ms.
+        timeout_ms: i32,
+        /// To be touched whenever a frame of the connection is read.
+        touch: Arc<Touch>,
+    },
+    /// The session is gone, or the password is wrong.
+    Refused,
+}
+
+/// Why the node closes a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// The session is closed, by the client or by expiry.
+    SessionClosed,
+    /// The session was resumed on another connection.
+    Replaced,
+    /// The client has seen a zxid that this server has not: it must try another one.
+    ClientAhead,
+}
+
+/// The connections of this server, as the machine sees them. Called while it steps, in the order in which
+/// things happen; implemented by the server and by the simulator.
+pub trait Clients: Audience {
+    /// The oldest ordered request of `conn`, number `xid`, is answered at `zxid`. The gate's local requests
+    /// behind it run now.
+    fn reply(&self, conn: ConnId, xid: Xid, zxid: Zxid, reply: &WriteReply<'_>);
+    /// The handshake of `conn` is done.
+    fn connected(&self, conn: ConnId, outcome: Handshake);
+    /// `conn` is to be closed once what was written to it has left.
+    fn close(&self, conn: ConnId, why: CloseReason);
+}
+
+/// What can happen to a server.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The first frame of a connection.
+    Connect {
+        /// The connection.
+        conn: ConnId,
+        /// The frame.
+        request: ConnectRequest<'a>,
+    },
+    /// A write, whose body has been found to decode.
+    Write {
+        /// The connection that waits for the reply.
+        conn: ConnId,
+        /// Its session.
+        session: SessionId,
+        /// Its number of the request.
+        xid: Xid,
+        /// Who asks.
+        identity: Arc<Identity>,
+        /// The operation.
+        op: OpCode,
+        /// Its body.
+        body: &'a [u8],
+    },
+    /// A sync of `path`.
+    Sync {
+        /// The connection that waits for the reply.
+        conn: ConnId,
+        /// Its number of the request.
+        xid: Xid,
+        /// Echoed in the reply.
+        path: &'a str,
+    },
+    /// A connection is gone.
+    Disconnected {
+        /// The connection.
+        conn: ConnId,
+        /// Its session, if the handshake was done.
+        session: Option<SessionId>,
+    },
+    /// The log has everything up to here on stable storage.
+    Persisted(Durable),
+    /// The record of this epoch is on stable storage.
+    EpochPersisted(Epoch),
+    /// The log is short of space: no new sessions, no expiry, until it is told otherwise. Writes are refused
+    /// by the shell, in their place.
+    LogFull(bool),
+    /// Time has passed.
+    Tick,
+}
+
+/// Who waits for a record to be applied.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// A client's write.
+    Client { conn: ConnId, xid: Xid },
+    /// The handshake of this connection.
+    Handshake { conn: ConnId },
+    /// The server itself: expiry, containers.
+    Server,
+}
+
+/// A write that waits for a zxid of the next epoch.
+#[derive(Debug)]
+struct Deferred {
+    origin: Origin,
+    session: SessionId,
+    cxid: Xid,
+    identity: Arc<Identity>,
+    op: DeferredOp,
+}
+
+#[derive(Debug)]
+enum DeferredOp {
+    Client(OpCode, Box<[u8]>),
+    CreateSession(i32),
+    CloseSession,
+    DeleteContainer(String),
+}
+
+/// A sync that waits for the proposals before it.
+#[derive(Debug)]
+struct PendingSync {
+    after: Zxid,
+    conn: ConnId,
+    xid: Xid,
+    path: Box<str>,
+}
+
+/// One server. `applied <= committed <= own durable <= proposed`, checked in release builds.
+pub struct Node {
+    config: Config,
+    tree: Arc<Tree>,
+    applier: Applier,
+    prep: Prep,
+    broadcast: Broadcast,
+    /// Prepared, not yet taken by the log.
+    open: RecordBatch,
+    /// Taken by the log, not yet applied completely: each batch with the index of its next record.
+    sealed: VecDeque<(Arc<RecordBatch>, usize)>,
+    /// Who waits, one entry for each record that is not applied, in zxid order.
+    origins: VecDeque<Origin>,
+    /// Bytes of the records that are not applied.
+    in_flight_bytes: usize,
+    durable: Zxid,
+    sessions: Sessions,
+    next_session: SessionId,
+    /// The identity of the server's own requests: no ids, and none of them is checked.
+    own: Arc<Identity>,
+    syncs: VecDeque<PendingSync>,
+    deferred: VecDeque<Deferred>,
+    reaper: Reaper,
+    /// When something was applied last, or the log became busy: a log that makes no progress holds expiry.
+    progress: Instant,
+    log_full: bool,
+}
+
+/// Removes due containers and TTL znodes, evenly spaced.
+#[derive(Debug)]
+struct Reaper {
+    next_check: Instant,
+    due: VecDeque<String>,
+    next_removal: Instant,
+}
+
+impl Node {
+    /// A server whose tree is recovered up to `tree.applied()`, all of it durable. Every recovered session
+    /// gets a full time-out.
+    pub fn new(config: Config, tree: Arc<Tree>, applier: Applier, now: Now) -> Node {
+        let history = tree.applied();
+        let mut sessions = Sessions::new(config.tick_ms);
+        for s in tree.sessions() {
+            sessions.insert(s.session, s.timeout_ms, None, now.mono);
+        }
+        Node {
+            broadcast: Broadcast::new(config.me, config.verifier.clone(), history),
+            prep: Prep::new(&tree, config.prep.clone()),
+            open: RecordBatch::new(),
+            sealed: VecDeque::new(),
+            origins: VecDeque::new(),
+            in_flight_bytes: 0,
+            durable: history,
+            sessions,
+            next_session: first_session_id(config.me, now.mono),
+            own: Arc::new(Identity::new(Vec::new())),
+            syncs: VecDeque::new(),
+            deferred: VecDeque::new(),
+            reaper: Reaper {
+                next_check: now.mono.plus_ms(config.container_check_ms),
+                due: VecDeque::new(),
+                next_removal: now.mono,
+            },
+            progress: now.mono,
+            log_full: false,
+            config,
+            tree,
+            applier,
+        }
+    }
+
+    /// Takes one input. Replies and events leave through `clients` before this returns.
+    pub fn step(&mut self, now: Now, input: Input<'_>, clients: &dyn Clients) {
+        match input {
+            Input::Connect { conn, request } => self.handle_connect(now, conn, &request, clients),
+            Input::Write { conn, session, xid, identity, op, body } => {
+                let origin = Origin::Client { conn, xid };
+                if self.broadcast.next_zxid().is_none() {
+                    let op = DeferredOp::Client(op, body.into());
+                    self.deferred.push_back(Deferred { origin, session, cxid: xid, identity, op });
+                } else {
+                    self.propose_client(now, origin, session, xid, &identity, op, body);
+                }
+            }
+            Input::Sync { conn, xid, path } => self.handle_sync(conn, xid, path, clients),
+            Input::Disconnected { conn, session } => {
+                if let Some(s) = session.and_then(|id| self.sessions.get_mut(id))
+                    && s.conn == Some(conn)
+                {
+                    s.conn = None;
+                }
+            }
+            Input::Persisted(durable) => {
+                assert!(durable.upto() >= self.durable, "the log went back: {durable:?}");
+                self.durable = durable.upto();
+                if let Some(committed) = self.broadcast.own_ack(durable) {
+                    self.apply_committed(now, committed, clients);
+                }
+            }
+            Input::EpochPersisted(epoch) => {
+                self.broadcast.epoch_durable(epoch);
+                while self.broadcast.next_zxid().is_some()
+                    && let Some(d) = self.deferred.pop_front()
+                {
+                    self.propose_deferred(now, d);
+                }
+            }
+            Input::LogFull(full) => self.log_full = full,
+            Input::Tick => self.handle_tick(now),
+        }
+    }
+
+    /// Everything that was prepared since the last call, for the log; `None` when there is nothing.
+    pub fn take_batch(&mut self) -> Option<Arc<RecordBatch>> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let batch = Arc::new(core::mem::take(&mut self.open));
+        self.sealed.push_back((batch.clone(), 0));
+        Some(batch)
+    }
+
+    /// The epoch whose record is to be made durable, see [`Broadcast::epoch_wanted`].
+    pub fn epoch_wanted(&self) -> Option<Epoch> {
+        self.broadcast.epoch_wanted()
+    }
+
+    /// When [`Input::Tick`] is due next.
+    pub fn next_timeout(&self) -> Instant {
+        let reaper =
+            if self.reaper.due.is_empty() { self.reaper.next_check } else { self.reaper.next_removal };
+        self.sessions.next_timeout().map_or(reaper, |s| s.min(reaper))
+    }
+
+    /// Whether so much is in flight that no more writes should be read.
+    pub fn is_saturated(&self) -> bool {
+        self.in_flight_bytes >= limits::IN_FLIGHT_BYTES
+    }
+
+    /// Writes that are proposed and not applied.
+    pub fn in_flight(&self) -> usize {
+        self.origins.len()
+    }
+
+    /// Live sessions with the end of the bucket that they would expire in, in ms of the monotonic clock.
+    pub fn session_expiry(&self) -> Vec<(SessionId, u64)> {
+        self.sessions.expiry()
+    }
+
+    /// The last zxid that was proposed.
+    pub fn proposed(&self) -> Zxid {
+        self.broadcast.proposed()
+    }
+
+    fn handle_connect(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        request: &ConnectRequest<'_>,
+        clients: &dyn Clients,
+    ) {
+        if request.last_zxid_seen > self.tree.applied().to_wire() {
+            return clients.close(conn, CloseReason::ClientAhead);
+        }
+        let allowed = &self.config.session_timeout_ms;
+        let timeout_ms = request.timeout_ms.max(*allowed.start()).min(*allowed.end());
+        if request.session == SessionId::NONE {
+            if self.log_full {
+                return clients.close(conn, CloseReason::ClientAhead);
+            }
+            let session = self.next_session;
+            self.next_session = next_session_id(session);
+            return self.propose_own(
+                now,
+                Origin::Handshake { conn },
+                session,
+                DeferredOp::CreateSession(timeout_ms),
+            );
+        }
+        // The password first: a stranger who knows an id must not be able to cut its owner off.
+        let resumed = match self.sessions.get_mut(request.session) {
+            Some(s) if !s.closing && request.password == password(request.session) => s,
+            _ => return clients.connected(conn, Handshake::Refused),
+        };
+        if let Some(old) = resumed.conn.replace(conn).filter(|&old| old != conn) {
+            clients.close(old, CloseReason::Replaced);
+        }
+        let touch = resumed.touch.clone();
+        self.sessions.renew(request.session, timeout_ms, now.mono);
+        clients.connected(conn, Handshake::Accepted { session: request.session, timeout_ms, touch });
+    }
+
+    /// Under a leader of its own, a server's sync only has to stand behind everything proposed before it.
+    fn handle_sync(&mut self, conn: ConnId, xid: Xid, path: &str, clients: &dyn Clients) {
+        let after = self.broadcast.proposed();
+        if self.origins.is_empty() {
+            return clients.reply(conn, xid, self.tree.applied(), &WriteReply::Path(path));
+        }
+        self.syncs.push_back(PendingSync { after, conn, xid, path: path.into() });
+    }
+
+    fn handle_tick(&mut self, now: Now) {
+        // While the log stands still, clients whose frames wait behind it can't be heard: nobody expires, and
+        // for one tick after it moves again.
+        let stalled =
+            !self.origins.is_empty() && now.mono.as_ms() > self.progress.as_ms() + self.config.tick_ms;
+        if stalled {
+            self.progress = Instant::from_ms(now.mono.as_ms() - self.config.tick_ms);
+        }
+        for session in self.sessions.expire(now.mono, stalled || self.log_full) {
+            self.propose_own(now, Origin::Server, session, DeferredOp::CloseSession);
+        }
+        if now.mono >= self.reaper.next_check {
+            self.reaper.next_check = now.mono.plus_ms(self.config.container_check_ms);
+            if self.reaper.due.is_empty() && !self.log_full {
+                let never_used_ms = self.config.container_never_used_ms;
+                self.reaper.due =
+                    self.tree.due_containers(now.wall, never_used_ms, limits::REAP_BATCH).into();
+                self.reaper.next_removal = now.mono;
+            }
+        }
+        let spacing_ns = 60_000_000_000 / u64::from(self.config.containers_per_minute.max(1));
+        while now.mono >= self.reaper.next_removal
+            && let Some(path) = self.reaper.due.pop_front()
+        {
+            self.reaper.next_removal = Instant(self.reaper.next_removal.0 + spacing_ns);
+            self.propose_own(now, Origin::Server, SessionId::NONE, DeferredOp::DeleteContainer(path));
+        }
+    }
+
+    fn propose_client(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        session: SessionId,
+        cxid: Xid,
+        identity: &Identity,
+        op: OpCode,
+        body: &[u8],
+    ) {
+        let op = WriteOp::decode(op, &mut Reader::new(body))
+            .and_then(Result::ok)
+            .expect("the connection decoded this body before it took a place in the gate");
+        if op == WriteOp::CloseSession
+            && let Some(s) = self.sessions.get_mut(session)
+        {
+            s.closing = true;
+        }
+        self.propose(now, origin, session, cxid, identity, &op);
+    }
+
+    /// Proposes one of the server's own requests, or keeps it until the next epoch is open.
+    fn propose_own(&mut self, now: Now, origin: Origin, session: SessionId, op: DeferredOp) {
+        let d = Deferred { origin, session, cxid: Xid(0), identity: self.own.clone(), op };
+        if self.broadcast.next_zxid().is_none() {
+            self.deferred.push_back(d);
+        } else {
+            self.propose_deferred(now, d);
+        }
+    }
+
+    fn propose_deferred(&mut self, now: Now, d: Deferred) {
+        let op = match d.op {
+            DeferredOp::Client(op, body) => {
+                return self.propose_client(now, d.origin, d.session, d.cxid, &d.identity, op, &body);
+            }
+            DeferredOp::CreateSession(timeout_ms) => WriteOp::CreateSession { timeout_ms },
+            DeferredOp::CloseSession => WriteOp::CloseSession,
+            DeferredOp::DeleteContainer(path) => WriteOp::DeleteContainer { path: path.into() },
+        };
+        self.propose(now, d.origin, d.session, d.cxid, &d.identity, &op);
+    }
+
+    fn propose(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        session: SessionId,
+        cxid: Xid,
+        identity: &Identity,
+        op: &WriteOp<'_>,
+    ) {
+        let zxid = self.broadcast.next_zxid().expect("callers have checked that a zxid is left");
+        if self.origins.is_empty() {
+            self.progress = now.mono;
+        }
+        let before = self.open.byte_len();
+        let request = PrepRequest { session, cxid, time: now.wall, identity, op };
+        self.prep.prepare(&self.tree, &request, zxid, &mut self.open);
+        assert_eq!(self.open.last(), Some(zxid), "each request gives exactly one record");
+        self.broadcast.propose(zxid);
+        self.origins.push_back(origin);
+        self.in_flight_bytes += self.open.byte_len() - before;
+    }
+
+    fn apply_committed(&mut self, now: Now, committed: Committed, clients: &dyn Clients) {
+        assert!(committed.upto() <= self.durable, "a server shows only what it could not lose");
+        self.progress = now.mono;
+        while let Some((batch, next)) = self.sealed.front_mut() {
+            let Some((zxid, record)) = batch.get(*next) else {
+                self.sealed.pop_front();
+                continue;
+            };
+            if zxid > committed.upto() {
+                break;
+            }
+            *next += 1;
+            let origin = self.origins.pop_front().expect("one origin for each record in flight");
+            self.in_flight_bytes -= record.len();
+            let batch = batch.clone();
+            let (zxid, record) = batch.get(*next - 1).unwrap_or((zxid, &[]));
+            self.apply_one(now, zxid, record, origin, clients);
+            self.release_syncs(zxid, clients);
+        }
+        self.prep.applied(committed.upto());
+        assert_eq!(self.tree.applied(), committed.upto(), "everything committed is applied");
+    }
+
+    fn apply_one(&mut self, now: Now, zxid: Zxid, record: &[u8], origin: Origin, clients: &dyn Clients) {
+        let sessions = &mut self.sessions;
+        let mut tell = |header: &TxnHeader, reply: &WriteReply<'_>| {
+            let failed = matches!(reply, WriteReply::Error(_));
+            match origin {
+                Origin::Client { conn, xid } => clients.reply(conn, xid, zxid, reply),
+                Origin::Handshake { conn } if failed => clients.connected(conn, Handshake::Refused),
+                Origin::Handshake { .. } | Origin::Server => {}
+            }
+            match header.kind {
+                proto::txn::kind::CLOSE_SESSION => {
+                    if let Some(conn) = sessions.remove(header.session).and_then(|s| s.conn) {
+                        clients.close(conn, CloseReason::SessionClosed);
+                    }
+                }
+                proto::txn::kind::CREATE_SESSION => {}
+                _ => {}
+            }
+        };
+        self.applier
+            .apply(record, clients, &mut tell)
+            .expect("a record that this server prepared decodes: prepare and apply share one codec");
+        if let Origin::Handshake { conn } = origin
+            && let Some(header) = TxnHeader::decode(&mut Reader::new(record)).ok()
+            && header.kind == proto::txn::kind::CREATE_SESSION
+            && let Some(timeout_ms) = self.tree.session_timeout(header.session)
+        {
+            let touch = self.sessions.insert(header.session, timeout_ms, Some(conn), now.mono);
+            clients.connected(conn, Handshake::Accepted { session: header.session, timeout_ms, touch });
+        }
+    }
+
+    fn release_syncs(&mut self, applied: Zxid, clients: &dyn Clients) {
+        while let Some(sync) = self.syncs.front()
+            && sync.after <= applied
+        {
+            clients.reply(sync.conn, sync.xid, applied, &WriteReply::Path(&sync.path));
+            self.syncs.pop_front();
+        }
+    }
+}
+
+/// The code for writes while the log is short of space: the one of a read-only server.
+pub const LOG_FULL_CODE: Code = Code::NotReadOnly;

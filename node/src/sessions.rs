@@ -1,0 +1,269 @@
+//! Sessions on the server that may expire them: bucketed expiry as Apache's (semantics, section 9.1).
+//!
+//! A session expires at the end of the bucket of `last touch + time-out`, where buckets are one tick wide: never
+//! early, at most one tick late. A touch is one atomic store by whoever read the frame; the buckets are looked
+//! at when their time comes, and sessions that were touched meanwhile move on.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hashbrown::HashMap;
+use proto::{ConnId, Instant, SessionId};
+
+/// When a session was last heard of, shared between the connection that hears and the machine that expires.
+#[derive(Debug)]
+pub struct Touch(AtomicU64);
+
+impl Touch {
+    /// A session heard of at `now`.
+    pub fn new(now: Instant) -> Touch {
+        Touch(AtomicU64::new(now.as_ms()))
+    }
+
+    /// The session is heard of at `now`. Never moves backwards.
+    pub fn touch(&self, now: Instant) {
+        self.0.fetch_max(now.as_ms(), Ordering::Relaxed);
+    }
+
+    fn last_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A session as its server knows it.
+#[derive(Debug)]
+pub struct Session {
+    /// The connection that it is attached to now.
+    pub conn: Option<ConnId>,
+    /// Its time-out in ms.
+    pub timeout_ms: i32,
+    /// When it was last heard of.
+    pub touch: Arc<Touch>,
+    /// Its close is in flight: it can't be attached to any more.
+    pub closing: bool,
+    /// The bucket in which it is looked at next; older entries in other buckets are void.
+    bucket_ms: u64,
+}
+
+/// The hasher of session ids: they count upwards, so a multiplication spreads them enough, and nothing that
+/// leaves this crate depends on the order.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IdHash;
+
+/// See [`IdHash`].
+#[derive(Default, Debug)]
+pub struct IdHasher(u64);
+
+impl core::hash::BuildHasher for IdHash {
+    type Hasher = IdHasher;
+
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher::default()
+    }
+}
+
+impl core::hash::Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_i64(i64::from(b));
+        }
+    }
+
+    fn write_i64(&mut self, v: i64) {
+        let x = (self.0 ^ v as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = x ^ (x >> 29);
+    }
+}
+
+/// All sessions, with their expiry.
+#[derive(Debug)]
+pub struct Sessions {
+    tick_ms: u64,
+    sessions: HashMap<SessionId, Session, IdHash>,
+    /// Bucket end in ms to the sessions to look at then.
+    buckets: BTreeMap<u64, Vec<SessionId>>,
+}
+
+impl Sessions {
+    /// No sessions; buckets are `tick_ms` wide.
+    pub fn new(tick_ms: u64) -> Sessions {
+        assert!(tick_ms > 0, "a tick has a length");
+        Sessions { tick_ms, sessions: HashMap::default(), buckets: BTreeMap::new() }
+    }
+
+    /// The session `id`, newly opened or newly learned of, heard of at `now`.
+    pub fn insert(
+        &mut self,
+        id: SessionId,
+        timeout_ms: i32,
+        conn: Option<ConnId>,
+        now: Instant,
+    ) -> Arc<Touch> {
+        let touch = Arc::new(Touch::new(now));
+        let bucket_ms = self.bucket(now.as_ms(), timeout_ms);
+        let session = Session { conn, timeout_ms, touch: touch.clone(), closing: false, bucket_ms };
+        self.sessions.insert(id, session);
+        self.buckets.entry(bucket_ms).or_default().push(id);
+        touch
+    }
+
+    /// A session by its id.
+    pub fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    /// A session by its id.
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(&id)
+    }
+
+    /// The session is over.
+    pub fn remove(&mut self, id: SessionId) -> Option<Session> {
+        self.sessions.remove(&id)
+    }
+
+    /// A live session gets a new time-out and counts as heard of at `now`.
+    pub fn renew(&mut self, id: SessionId, timeout_ms: i32, now: Instant) {
+        let bucket_ms = self.bucket(now.as_ms(), timeout_ms);
+        if let Some(s) = self.sessions.get_mut(&id) {
+            s.timeout_ms = timeout_ms;
+            s.touch.touch(now);
+            s.bucket_ms = bucket_ms;
+            self.buckets.entry(bucket_ms).or_default().push(id);
+        }
+    }
+
+    /// When the next bucket ends.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.buckets.keys().next().map(|&ms| Instant::from_ms(ms))
+    }
+
+    /// The sessions whose time is over at `now`; each is marked as closing. With `hold` none is: their buckets
+    /// are looked at again one tick later.
+    pub fn expire(&mut self, now: Instant, hold: bool) -> Vec<SessionId> {
+        let mut expired = Vec::new();
+        while let Some(entry) = self.buckets.first_entry()
+            && *entry.key() <= now.as_ms()
+        {
+            let (ended_ms, ids) = entry.remove_entry();
+            for id in ids {
+                let Some(s) = self.sessions.get_mut(&id) else { continue };
+                if s.bucket_ms != ended_ms || s.closing {
+                    continue;
+                }
+                let held = if hold { now.as_ms() } else { 0 };
+                let due_ms = bucket(self.tick_ms, s.touch.last_ms(), s.timeout_ms).max(held);
+                if due_ms <= ended_ms {
+                    s.closing = true;
+                    expired.push(id);
+                } else {
+                    // Touched meanwhile, or held: never in a bucket that has ended already.
+                    s.bucket_ms = due_ms.max(bucket(self.tick_ms, ended_ms.max(held), 0));
+                    self.buckets.entry(s.bucket_ms).or_default().push(id);
+                }
+            }
+        }
+        expired
+    }
+
+    /// Each session with the end of the bucket that it would expire in, in ms, for the four-letter words.
+    pub fn expiry(&self) -> Vec<(SessionId, u64)> {
+        let due = |s: &Session| bucket(self.tick_ms, s.touch.last_ms(), s.timeout_ms);
+        let mut all: Vec<_> = self.sessions.iter().map(|(&id, s)| (id, due(s))).collect();
+        all.sort_unstable_by_key(|&(id, ms)| (ms, id.0));
+        all
+    }
+
+    /// Live sessions.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    fn bucket(&self, from_ms: u64, timeout_ms: i32) -> u64 {
+        bucket(self.tick_ms, from_ms, timeout_ms)
+    }
+}
+
+/// The end of the bucket that holds `from + timeout`: always later than it.
+fn bucket(tick_ms: u64, from_ms: u64, timeout_ms: i32) -> u64 {
+    ((from_ms + u64::try_from(timeout_ms).unwrap_or(0)) / tick_ms + 1) * tick_ms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_ms(ms)
+    }
+
+    const ID: SessionId = SessionId(7);
+
+    #[test]
+    fn expiry_is_never_early_and_at_most_a_tick_late() {
+        // Observed on Apache: tick 1000, time-out 2000 -> 2.9 s after a touch at 100 ms; 2500 -> 3.0 s.
+        for (timeout, touched, due) in [(2000, 100, 3000), (2500, 0, 3000), (2000, 0, 3000), (2999, 1, 4000)]
+        {
+            let mut s = Sessions::new(1000);
+            s.insert(ID, timeout, None, at(touched));
+            assert_eq!(s.next_timeout(), Some(at(due)));
+            assert_eq!(s.expire(at(due - 1), false), []);
+            assert_eq!(s.expire(at(due), false), [ID]);
+            assert!(due > touched + timeout as u64 && due <= touched + timeout as u64 + 1000);
+        }
+    }
+
+    #[test]
+    fn a_touch_moves_the_session_on() {
+        let mut s = Sessions::new(1000);
+        let touch = s.insert(ID, 2000, None, at(0));
+        touch.touch(at(2500));
+        assert_eq!(s.expire(at(3000), false), []);
+        assert_eq!(s.next_timeout(), Some(at(5000)));
+        assert_eq!(s.expire(at(5000), false), [ID]);
+        assert!(s.get(ID).is_some_and(|s| s.closing));
+        assert_eq!(s.expire(at(9000), false), [], "once is enough");
+    }
+
+    #[test]
+    fn renewing_with_another_timeout_counts_from_then() {
+        let mut s = Sessions::new(1000);
+        s.insert(ID, 20_000, None, at(0));
+        s.renew(ID, 2000, at(500));
+        assert_eq!(s.expire(at(3000), false), [ID]);
+        let mut s = Sessions::new(1000);
+        s.insert(ID, 2000, None, at(0));
+        s.renew(ID, 20_000, at(500));
+        assert_eq!(s.expire(at(3000), false), []);
+        assert_eq!(s.expire(at(21_000), false), [ID]);
+    }
+
+    #[test]
+    fn while_held_nobody_expires() {
+        let mut s = Sessions::new(1000);
+        s.insert(ID, 2000, None, at(0));
+        assert_eq!(s.expire(at(7300), true), []);
+        assert_eq!(s.expire(at(7300), false), []);
+        assert_eq!(s.next_timeout(), Some(at(8000)));
+        assert_eq!(s.expire(at(8000), false), [ID]);
+    }
+
+    #[test]
+    fn removed_sessions_never_expire() {
+        let mut s = Sessions::new(1000);
+        s.insert(ID, 2000, None, at(0));
+        s.remove(ID);
+        assert_eq!(s.expire(at(99_000), false), []);
+        assert_eq!(s.next_timeout(), None);
+    }
+}
