@@ -483,7 +483,8 @@ mod tests {
         let me = &[("ip", "10.0.0.1"), ("digest", "u:h"), ("super", ""), ("digest", "v:k")];
         // (sent, identity, stored)
         type Entries<'a> = &'a [(i32, &'a str, &'a str)];
-        let cases: &[(Entries<'_>, &[(&str, &str)], Option<Entries<'_>>)] = &[
+        type Case<'a> = (Entries<'a>, &'a [(&'a str, &'a str)], Option<Entries<'a>>);
+        let cases: &[Case<'_>] = &[
             (&[(31, "world", "anyone")], &[], Some(&[(31, "world", "anyone")])),
             (&[], &[], None),
             (&[(31, "world", "foo")], &[], None),
