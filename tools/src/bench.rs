@@ -14,6 +14,7 @@
 
 mod engine;
 mod job;
+pub mod mirror;
 mod report;
 mod session;
 mod wire;
@@ -130,6 +131,9 @@ pub enum Op {
     Watch,
     /// Delete everything below --path
     Clean,
+    /// Serve instead: answer every request at once on the address of --server, storing nothing; a load
+    /// against it shows what the client and the network alone cost
+    Mirror,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -163,6 +167,13 @@ const CLEAN_WIDTH: usize = 500;
 /// When the server can't be reached or refuses what the load needs. Errors of single requests are counted in
 /// the report instead.
 pub fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    if args.op == Some(Op::Mirror) {
+        let server = &args.server.servers[0];
+        let failed = |source| Error::Listen { address: server.clone(), source };
+        let mirror = mirror::Mirror::listen(server, Arc::new(|_| 0)).map_err(failed)?;
+        eprintln!("answering at once on {}; end it with Ctrl-C", mirror.address()?);
+        return Ok(mirror.serve()?);
+    }
     if let Some(report) = Bench::new(args).run()? {
         let text = if args.json { format!("{}\n", report.json()) } else { report.text(!args.quiet) };
         io::Write::write_all(&mut io::stdout(), text.as_bytes())?;
@@ -241,7 +252,12 @@ impl<'a> Bench<'a> {
         self.bulk(Bulk::new(Change::Create, paths, self.args.size as usize, 0..n, Key::nth), n, what)
     }
 
-    fn bulk<K: Fn(u64) -> Key + Send + 'static>(&mut self, job: Bulk<K>, n: u64, what: &str) -> Result<(), Error> {
+    fn bulk<K: Fn(u64) -> Key + Send + 'static>(
+        &mut self,
+        job: Bulk<K>,
+        n: u64,
+        what: &str,
+    ) -> Result<(), Error> {
         if n == 0 {
             return Ok(());
         }
@@ -303,7 +319,7 @@ impl<'a> Bench<'a> {
             Op::Set | Op::Get | Op::Mix | Op::Multi => (args.keys, false),
             Op::Watch => (1, false),
             Op::Create | Op::Churn => (0, true),
-            Op::Clean => (0, false),
+            Op::Clean | Op::Mirror => (0, false),
         };
         if makes_keys > 0 {
             let keys = self.keys.clone();
@@ -322,13 +338,13 @@ impl<'a> Bench<'a> {
             Op::Watch => {
                 self.drive(op, conns, |_| Watch::new(&self.keys, size, connections, args.persistent))?.0
             }
-            Op::Set | Op::Get | Op::Mix | Op::Multi | Op::Create | Op::Clean => {
+            Op::Set | Op::Get | Op::Mix | Op::Multi | Op::Create | Op::Clean | Op::Mirror => {
                 let mix = match op {
                     Op::Get => Mix::Get,
-                    Op::Mix => Mix::Mix(args.reads / 100.0),
+                    Op::Mix => Mix::ReadWrite(args.reads / 100.0),
                     Op::Multi => Mix::Multi,
                     Op::Create => Mix::Create,
-                    Op::Set | Op::Churn | Op::Watch | Op::Clean => Mix::Set,
+                    Op::Set | Op::Churn | Op::Watch | Op::Clean | Op::Mirror => Mix::Set,
                 };
                 let (report, jobs) = self.drive(op, conns, |thread| {
                     let picker = Picker::new(thread as u64 + 1, args.keys);
@@ -432,17 +448,29 @@ impl<'a> Bench<'a> {
             workers.push(run.map_err(Error::Local)?);
         }
         let mut progress = Progress::new();
-        wait_until(start + warm, || workers.iter().all(thread::JoinHandle::is_finished), || {
-            progress.note(|| format!("warm-up, {}", render::nanos(start.elapsed().as_nanos() as u64)));
-        });
+        wait_until(
+            start + warm,
+            || workers.iter().all(thread::JoinHandle::is_finished),
+            || {
+                progress.note(|| format!("warm-up, {}", render::nanos(start.elapsed().as_nanos() as u64)));
+            },
+        );
         let server_from = server_cpu(&args.server_pid)?;
         let answered_from = pace.answered.load(Ordering::Relaxed);
-        wait_until(start + end, || workers.iter().all(thread::JoinHandle::is_finished), || {
-            let rate = (pace.answered.load(Ordering::Relaxed) - answered_from) as f64
-                / (start.elapsed() - warm).as_secs_f64().max(1e-3);
-            let done = start.elapsed().saturating_sub(warm).as_millis() as u64;
-            progress.of(&format!("{:>9}/s", render::grouped(rate as u64)), done, args.duration.as_millis() as u64);
-        });
+        wait_until(
+            start + end,
+            || workers.iter().all(thread::JoinHandle::is_finished),
+            || {
+                let rate = (pace.answered.load(Ordering::Relaxed) - answered_from) as f64
+                    / (start.elapsed() - warm).as_secs_f64().max(1e-3);
+                let done = start.elapsed().saturating_sub(warm).as_millis() as u64;
+                progress.of(
+                    &format!("{:>9}/s", render::grouped(rate as u64)),
+                    done,
+                    args.duration.as_millis() as u64,
+                );
+            },
+        );
         let server_to = server_cpu(&args.server_pid)?;
         let rss = args.server_pid.iter().map(|pid| server_rss(*pid)).sum::<Result<u64, Error>>()?;
         let mut jobs = Vec::new();
@@ -596,8 +624,89 @@ fn server_cpu(pids: &[u32]) -> Result<Duration, Error> {
 
 /// Resident memory in bytes.
 fn server_rss(pid: u32) -> Result<u64, Error> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))
-        .map_err(|source| Error::Process { pid, source })?;
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).map_err(|source| Error::Process { pid, source })?;
+    let kib = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     Ok(kib.unwrap_or(0) * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use proto::Code;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Runs a load of 200 ms against a mirror whose every answer has the code that `verdict` gives.
+    fn load(line: &str, verdict: fn(OpCode) -> i32) -> Result<Option<Report>, Error> {
+        let mirror = mirror::Mirror::listen("127.0.0.1:0", Arc::new(verdict)).unwrap();
+        let server = mirror.address().unwrap();
+        thread::spawn(move || mirror.serve());
+        let line = format!("bench {line} -s {server} -c 3 -o 4 -d 200ms -w 0s");
+        Bench::new(&Cli::parse_from(line.split_whitespace()).args).run()
+    }
+
+    #[test]
+    fn every_load_counts_what_was_answered() {
+        for (line, kinds) in [
+            ("set", &["set"][..]),
+            ("get", &["get"]),
+            ("create", &["create"]),
+            ("multi --multi-ops 3", &["multi"]),
+            ("mix --reads 50", &["get", "set"]),
+            ("churn", &["create", "delete"]),
+            ("set --rate 500", &["set"]),
+            ("set --threads 2", &["set"]),
+        ] {
+            let report = load(line, |_| 0).unwrap().unwrap().json();
+            let found: Vec<&str> = report["kinds"].as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(found, kinds, "{line}");
+            assert!(report["errors"].as_object().unwrap().is_empty(), "{line}: {report}");
+            assert_eq!(
+                (&report["unanswered"], &report["connections_lost"]),
+                (&0.into(), &0.into()),
+                "{line}"
+            );
+            let timeline: u64 =
+                report["timeline"].as_array().unwrap().iter().map(|p| p["count"].as_u64().unwrap()).sum();
+            assert_eq!(timeline, report["latency_ns"]["count"].as_u64().unwrap(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_open_load_sends_what_it_promises_and_no_more() {
+        let report = load("set --rate 1000", |_| 0).unwrap().unwrap().json();
+        let count = report["latency_ns"]["count"].as_u64().unwrap();
+        // 200 ms at 1000/s; each of the three connections may be one off at an edge.
+        assert!((197..=203).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn errors_are_counted_by_code_and_are_not_throughput() {
+        let verdict = |op| if op == OpCode::SetData { Code::NoNode.wire() } else { 0 };
+        let report = load("set", verdict).unwrap().unwrap();
+        assert!(report.is_empty() && report.why_empty().contains("NoNode (-101)"));
+        let json = report.json();
+        assert!(json["errors"]["NoNode (-101)"].as_u64().unwrap() > 0);
+        assert_eq!(json["ops_per_s"], 0.0);
+    }
+
+    #[test]
+    fn a_refused_set_up_ends_the_run_with_the_reason() {
+        let verdict = |op| if op == OpCode::Create { Code::NoAuth.wire() } else { 0 };
+        let error = load("set", verdict).unwrap_err();
+        assert_eq!(error.to_string(), "the server refuses to create /bench: NoAuth (-102)");
+    }
+
+    #[test]
+    fn preloading_alone_is_a_run() {
+        assert!(load("--preload 2500", |_| 0).unwrap().is_none());
+    }
 }

@@ -206,7 +206,12 @@ impl Default for Progress {
 impl Progress {
     /// A progress line, if standard error is a terminal.
     pub fn new() -> Progress {
-        Progress { shown: false, active: std::io::stderr().is_terminal(), started: Instant::now(), last: None }
+        Progress {
+            shown: false,
+            active: std::io::stderr().is_terminal(),
+            started: Instant::now(),
+            last: None,
+        }
     }
 
     /// Shows how much of a known whole is done, with the time that is left at this pace.

@@ -43,7 +43,7 @@ pub enum Mix {
     /// getData only.
     Get,
     /// getData with this probability, else setData.
-    Mix(f64),
+    ReadWrite(f64),
     /// Multis of setData.
     Multi,
     /// create only, each connection in its own directory.
@@ -67,7 +67,14 @@ pub struct Steady {
 
 impl Steady {
     /// The load `mix` over the znodes of `keys`; creates go below `fresh`.
-    pub fn new(mix: Mix, keys: &Paths, fresh: &Paths, size: usize, multi_ops: usize, picker: Picker) -> Steady {
+    pub fn new(
+        mix: Mix,
+        keys: &Paths,
+        fresh: &Paths,
+        size: usize,
+        multi_ops: usize,
+        picker: Picker,
+    ) -> Steady {
         Steady {
             mix,
             set: Template::set(keys, size),
@@ -75,7 +82,11 @@ impl Steady {
             multi: Template::multi_set(keys, size, multi_ops),
             create: Template::create(fresh, size),
             picker,
-            reads_below: if let Mix::Mix(reads) = mix { (reads * (1_u64 << 32) as f64) as u64 } else { 0 },
+            reads_below: if let Mix::ReadWrite(reads) = mix {
+                (reads * (1_u64 << 32) as f64) as u64
+            } else {
+                0
+            },
             created: HashMap::new(),
         }
     }
@@ -92,8 +103,8 @@ impl Job for Steady {
         let kind = match self.mix {
             Mix::Set => Kind::Set,
             Mix::Get => Kind::Get,
-            Mix::Mix(_) if picker.next() >> 32 < self.reads_below => Kind::Get,
-            Mix::Mix(_) => Kind::Set,
+            Mix::ReadWrite(_) if picker.next() >> 32 < self.reads_below => Kind::Get,
+            Mix::ReadWrite(_) => Kind::Set,
             Mix::Multi => Kind::Multi,
             Mix::Create => Kind::Create,
         };
@@ -320,7 +331,13 @@ const NODE_EXISTS: i32 = proto::Code::NodeExists.wire();
 
 impl<K: Fn(u64) -> Key> Bulk<K> {
     /// Does `change` to the znodes at `positions` of the family `paths`; `key` says which znode a position is.
-    pub fn new(change: Change, paths: &Paths, size: usize, positions: std::ops::Range<u64>, key: K) -> Bulk<K> {
+    pub fn new(
+        change: Change,
+        paths: &Paths,
+        size: usize,
+        positions: std::ops::Range<u64>,
+        key: K,
+    ) -> Bulk<K> {
         let each = Template::create(paths, size).encoded_len();
         let width = BULK_WIDTH.min(BULK_BYTES / each).max(1);
         let (wide, single) = match change {

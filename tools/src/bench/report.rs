@@ -64,8 +64,10 @@ impl Report {
         match self.op {
             Op::Set | Op::Get => out += &format!(", {} znodes", render::grouped(a.keys)),
             Op::Mix => out += &format!(", {} % reads, {} znodes", a.reads, render::grouped(a.keys)),
-            Op::Multi => out += &format!(", {} operations each, {} znodes", a.multi_ops, render::grouped(a.keys)),
-            Op::Create | Op::Churn | Op::Watch | Op::Clean => {}
+            Op::Multi => {
+                out += &format!(", {} operations each, {} znodes", a.multi_ops, render::grouped(a.keys))
+            }
+            Op::Create | Op::Churn | Op::Watch | Op::Clean | Op::Mirror => {}
         }
         if let Some(rate) = a.rate {
             out += &format!(", open load of {}/s", render::grouped(rate as u64));
@@ -232,6 +234,7 @@ fn op_name(op: Op) -> &'static str {
         Op::Churn => "churn",
         Op::Watch => "watch",
         Op::Clean => "clean",
+        Op::Mirror => "mirror",
     }
 }
 

@@ -87,6 +87,13 @@ pub enum Error {
         /// The server's answer.
         code: i32,
     },
+    /// The mirror can't listen.
+    Listen {
+        /// As given.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The local machine refuses (epoll, threads).
     Local(io::Error),
     /// The process whose CPU time is asked for can't be read.
@@ -102,7 +109,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Connect { server, source } => {
-                write!(f, "can't connect to {server}: {source}; is a server running there? (-s HOST:PORT names another)")
+                write!(
+                    f,
+                    "can't connect to {server}: {source}; is a server running there? (-s HOST:PORT names another)"
+                )
             }
             Error::Lost { server, doing, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
                 write!(
@@ -111,12 +121,24 @@ impl fmt::Display for Error {
                      of connections per address (maxClientCnxns in its zoo.cfg, 0 for none)"
                 )
             }
-            Error::Lost { server, doing, source } => write!(f, "connection to {server} failed during {doing}: {source}"),
-            Error::Protocol { server, what } => write!(f, "{server} does not speak the ZooKeeper protocol: {what}"),
-            Error::Refused { doing, code } => write!(f, "the server refuses to {doing}: {}", code_name(*code)),
+            Error::Lost { server, doing, source } => {
+                write!(f, "connection to {server} failed during {doing}: {source}")
+            }
+            Error::Protocol { server, what } => {
+                write!(f, "{server} does not speak the ZooKeeper protocol: {what}")
+            }
+            Error::Refused { doing, code } => {
+                write!(f, "the server refuses to {doing}: {}", code_name(*code))
+            }
+            Error::Listen { address, source } => {
+                write!(f, "can't listen on {address}: {source}; -s HOST:PORT names another address")
+            }
             Error::Local(source) => write!(f, "the load generator can't run here: {source}"),
             Error::Process { pid, source } => {
-                write!(f, "can't read the CPU time of process {pid} in /proc: {source}; --server-pid wants a running local server")
+                write!(
+                    f,
+                    "can't read the CPU time of process {pid} in /proc: {source}; --server-pid wants a running local server"
+                )
             }
         }
     }
@@ -127,6 +149,7 @@ impl std::error::Error for Error {
         match self {
             Error::Connect { source, .. }
             | Error::Lost { source, .. }
+            | Error::Listen { source, .. }
             | Error::Local(source)
             | Error::Process { source, .. } => Some(source),
             Error::Protocol { .. } | Error::Refused { .. } => None,
@@ -237,9 +260,11 @@ impl Session {
     }
 
     fn send(&mut self, bytes: &[u8], doing: &'static str) -> Result<(), Error> {
-        self.stream
-            .write_all(bytes)
-            .map_err(|source| Error::Lost { server: self.server.clone(), doing, source })
+        self.stream.write_all(bytes).map_err(|source| Error::Lost {
+            server: self.server.clone(),
+            doing,
+            source,
+        })
     }
 
     fn frame(&mut self, doing: &'static str) -> Result<Vec<u8>, Error> {
