@@ -290,6 +290,7 @@ fn retention_is_on_unless_it_is_switched_off() {
     for (more, want, level) in [
         ("", Retention::AfterEachSnapshot { keep: 3 }, Level::Info),
         ("autopurge.snapRetainCount=9", Retention::AfterEachSnapshot { keep: 9 }, Level::Info),
+        ("autopurge.snapRetainCount=1", Retention::AfterEachSnapshot { keep: 3 }, Level::Info),
         ("autopurge.purgeInterval=0", Retention::Never, Level::Warning),
         (
             "autopurge.purgeInterval=24\nautopurge.snapRetainCount=5",
@@ -392,4 +393,24 @@ fn without_a_file() {
     assert_eq!((given.client.per_address_max, given.client.request_bytes_max), (Some(7), 0x3f_ffff));
     assert_eq!(given.admin, None);
     assert_eq!(resolve(&["0", "/zk"]).client.per_address_max, None);
+}
+
+#[test]
+fn who_wins() {
+    let flags = |flags: &str| Env::from_variables(|n| (n == "JVMFLAGS").then(|| flags.to_owned()));
+    let resolve = |text: &str, env| Settings::resolve(raw(&format!("{BASE}{text}")), &env).unwrap().0;
+    // zoo.cfg over the property, the later line over the earlier, Falconer's own key over the bare property.
+    let env = || {
+        flags(
+            "-Dzookeeper.snapCount=10 -Djute.maxbuffer=5000 -Dfsync.warningthresholdms=7 -Dzookeeper.tickTime=1",
+        )
+    };
+    let alone = resolve("", env());
+    assert_eq!((alone.storage.snap_count, alone.client.request_bytes_max), (10, 5000));
+    assert_eq!((alone.storage.slow_sync_warning_ms, alone.sessions.tick_ms), (7, 3000));
+    let file = "snapCount=30\nsnapCount=20\njute.maxbuffer=6000\nfsync.warningthresholdms=8\n";
+    let both = resolve(file, env());
+    assert_eq!((both.storage.snap_count, both.client.request_bytes_max), (20, 5000));
+    assert_eq!(both.storage.slow_sync_warning_ms, 8);
+    assert_eq!(resolve("falconer.jute.maxbuffer=7000\n", env()).client.request_bytes_max, 7000);
 }
