@@ -44,7 +44,6 @@ class Server:
         self.config = {"tickTime": 2000, "maxClientCnxns": 0, "4lw.commands.whitelist": "*", "admin.enableServer": "false"}
         self.config.update(config or {})
         self.process = None
-        self.starts = 0
 
     @property
     def data(self):
@@ -54,7 +53,7 @@ class Server:
     def output(self):
         return os.path.join(self.directory, "output.log")
 
-    def start(self, wait=60.0):
+    def spawn(self):
         os.makedirs(self.data, exist_ok=True)
         path = os.path.join(self.directory, "zoo.cfg")
         with open(path, "w") as file:
@@ -63,7 +62,10 @@ class Server:
         with open(self.output, "ab") as out:
             self.process = subprocess.Popen(self.command + self.flags + [path], stdout=out, stderr=out,
                                             stdin=subprocess.DEVNULL, cwd=self.directory)
-        self.starts += 1
+
+    def start(self, wait=60.0):
+        """Starts the process and waits until it serves."""
+        self.spawn()
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -75,6 +77,15 @@ class Server:
                 pass
             time.sleep(0.02)
         raise RuntimeError(f"the server did not serve within {wait} s:\n{self.tail()}")
+
+    def start_and_kill(self, after):
+        """Starts the process and kills it `after` seconds later, wherever its start has come to."""
+        self.spawn()
+        try:
+            self.process.wait(after)
+            raise RuntimeError(f"the server exited with {self.process.returncode}:\n{self.tail()}")
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def running(self):
         return self.process is not None and self.process.poll() is None
