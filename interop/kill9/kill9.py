@@ -231,6 +231,7 @@ class Writer:
         if requests[-1][0] == "close":
             self.session_closed.append((self.session, self.password))
             self.connection.close()
+            self.session = None  # until the next one is known, which a kill may prevent
             self.begin()
 
     def acknowledge(self, request, reply, floor):
