@@ -15,11 +15,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(tools::bench::Args),
+    Disk(tools::disk::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => tools::bench::run(&args),
+        Command::Disk(args) => tools::disk::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
