@@ -1,89 +1,92 @@
-//! The tree.
+//! The tree of znodes and everything that belongs to it.
+//!
+//! Locks are taken in this order, and a later one never waits for an earlier one: recursive watches, shards in
+//! ascending order, then inside them one at a time: owners, ACLs, watched paths, quotas, sessions; last of all the
+//! caller's outboxes. The applier holds what it has taken from the shards and the owners until the zxid is
+//! published, so that a reader sees a txn whole or not at all, and its events before its effects.
 
-use crate::Identity;
-use proto::acl::AclBytes;
-use proto::client::{ReadOp, WriteReply};
-use proto::jute::DecodeError;
+pub(crate) mod acls;
+mod apply;
+pub(crate) mod hash;
+mod import;
+mod names;
+mod node;
+mod owned;
+mod quota;
+mod read;
+mod report;
+mod shard;
+mod walk;
+
+pub use apply::{Applier, ApplyError, Settled};
+pub use import::{ImportError, Importer, LinkError};
+pub use report::{TreeStats, WatchSummary};
+pub use walk::{Walk, WalkKind, WalkPart};
+
+use crate::config::TreeConfig;
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
+use crate::watch::{RecursiveWatches, WatchedPaths};
+use crate::{Identity, limits};
+use acls::{AclId, AclTable};
+use hash::PathHash;
+use node::Node;
+use owned::Owned;
+use proto::acl::{AclBytes, WORLD_READ};
 use proto::state::SessionRecord;
-use proto::txn::TxnHeader;
-use proto::{ConnId, SessionId, StatPersisted, WallMs, Xid, Zxid};
+use proto::{ConnId, Owner, SessionId, Stat, StatPersisted, Zxid};
+use quota::{Numbers, QuotaPaths};
+use shard::Shard;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// What an operator decides about the tree, once at start.
-#[derive(Clone, Debug)]
-pub struct TreeConfig {
-    /// Shards, a power of two.
-    pub shards: usize,
-    /// TTL znodes are recognised (`zookeeper.extendedTypesEnabled`).
-    pub extended_types: bool,
-    /// Hard quotas refuse (`zookeeper.enforceQuota`).
-    pub enforce_quota: bool,
-    /// No ACL is checked (`zookeeper.skipACL`).
-    pub skip_acl: bool,
-    /// The digest is computed and compared (`zookeeper.digest.enabled`).
-    pub digest_enabled: bool,
-    /// Where the hash of paths starts. It should differ from process to process, so that nobody can prepare
-    /// paths that collide; it never reaches an output.
-    pub hash_seed: u64,
-}
-
-impl Default for TreeConfig {
-    fn default() -> TreeConfig {
-        TreeConfig {
-            shards: 1024,
-            extended_types: false,
-            enforce_quota: false,
-            skip_acl: false,
-            digest_enabled: true,
-            hash_seed: 0x9e37_79b9_7f4a_7c15,
-        }
-    }
-}
+/// The znode of the configuration.
+const CONFIG: &str = "/zookeeper/config";
 
 /// Who hears of changes; implemented by `server` and `sim`.
 pub trait Audience: Sync {
-    /// A whole event frame for a connection. Called while the touched shards are locked, before the change can
-    /// be read; must not block and must not call back into the tree.
+    /// A whole event frame for a connection, which may be gone already. Called while the touched shards are
+    /// locked, before the change can be read: must not wait and must not call back into the tree.
     fn deliver(&self, to: ConnId, frame: &[u8]);
-    /// The identity of a connection, asked only when the ACL of the znode is not readable by everybody.
-    /// `None`: the connection is gone.
+
+    /// The identity of a connection, asked only when not everybody may read the znode. `None`: it is gone.
     fn identity(&self, of: ConnId) -> Option<Arc<Identity>>;
 }
 
-/// A connection's output buffer.
+/// The output buffer of a connection.
 pub trait Outbox {
-    /// Lets `fill` append to the buffer. Called exactly once per read, while shards are locked.
+    /// Lets `fill` append to the buffer. Called while shards are locked: must not call back into the tree.
     fn append(&self, fill: &mut dyn FnMut(&mut Vec<u8>));
 }
 
 /// Who asks.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
-    /// The connection, the owner of watches.
+    /// The connection, which owns watches. Below 2^56.
     pub conn: ConnId,
-    /// Its session, the owner of ephemerals.
+    /// Its session, which owns ephemerals.
     pub session: SessionId,
-    /// Its identity.
+    /// What it has authenticated as.
     pub identity: &'a Identity,
 }
 
-/// A znode as it stands, seen under its shard's lock.
+/// A znode as it stands, seen under the lock of its shard.
+#[derive(Clone, Copy, Debug)]
 pub struct NodeView<'a> {
     /// Its metadata as stored.
     pub stat: &'a StatPersisted,
-    /// Its ACL.
+    /// Its list.
     pub acl: AclBytes<'a>,
-    /// The ACL is `world:anyone` with all permissions.
+    /// The list is `world:anyone` with all permissions.
     pub acl_is_open: bool,
     /// Its children now.
     pub children: usize,
     /// Its value.
     pub data: Option<&'a [u8]>,
-    /// Its contribution to the digest.
+    /// What it contributes to the digest of the tree.
     pub digest: u32,
 }
 
-/// The quota that covers a path. Each number is −1 where it is not set.
+/// The quota that covers a path. A limit that is not set is −1.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct QuotaView {
     /// The path that carries the quota.
@@ -92,299 +95,233 @@ pub struct QuotaView {
     pub count_limit: i64,
     /// Hard limit of znodes.
     pub count_hard_limit: i64,
-    /// Soft limit of bytes.
+    /// Soft limit of bytes of values.
     pub bytes_limit: i64,
-    /// Hard limit of bytes.
+    /// Hard limit of bytes of values.
     pub bytes_hard_limit: i64,
-    /// Znodes now; `None` when the statistics znode is missing (then nothing is refused).
+    /// Znodes and bytes now; `None` when nobody counts them, and then nothing is refused.
     pub used: Option<(i64, i64)>,
 }
 
-/// Numbers of the tree.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct TreeStats {
-    /// Znodes as Apache counts them: the root twice.
-    pub znodes: u64,
-    /// Ephemerals.
-    pub ephemerals: u64,
-    /// Bytes of paths and values.
-    pub data_bytes: u64,
-    /// Watches in both of Apache's tables (`zk_watch_count`).
-    pub watches: u64,
-    /// Sessions.
-    pub sessions: u64,
+/// The replicated state of one server. Many readers, one [`Applier`].
+#[derive(Debug)]
+pub struct Tree {
+    config: TreeConfig,
+    hash: PathHash,
+    shards: Box<[RwLock<Shard>]>,
+    acls: AclTable,
+    owned: Mutex<Owned>,
+    sessions: RwLock<BTreeMap<SessionId, i32>>,
+    quotas: RwLock<QuotaPaths>,
+    /// 0 while `quotas` is empty, so that most txns need not look.
+    has_quotas: AtomicU64,
+    recursive: RwLock<RecursiveWatches>,
+    watched: WatchedPaths,
+    /// The zxid of `mark`, readable without its lock.
+    applied: AtomicU64,
+    mark: Mutex<Mark>,
+    digest_mismatches: AtomicU64,
+    znodes: AtomicU64,
+    data_bytes: AtomicU64,
 }
 
-/// What `wchs` shows; plain child watches are not counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct WatchSummary {
-    /// Connections with a watch.
-    pub connections: u64,
-    /// Paths with a watch.
-    pub paths: u64,
-    /// Pairs of connection and path.
-    pub watches: u64,
+/// What is published together at the end of a txn.
+#[derive(Debug, Default)]
+struct Mark {
+    zxid: Zxid,
+    digest: i64,
+    log: VecDeque<(Zxid, i64)>,
 }
 
-/// The replicated state. Many readers, one [`Applier`].
-pub struct Tree {}
-
-/// The one writer of a [`Tree`].
-pub struct Applier {
-    tree: Arc<Tree>,
-}
-
-/// A fresh tree: `/`, `/zookeeper`, `/zookeeper/quota`, `/zookeeper/config`.
+/// A fresh tree, `/`, `/zookeeper`, `/zookeeper/quota` and `/zookeeper/config`, and its only writer.
+///
+/// # Panics
+/// When `config.shards` is no power of two or above [`limits::SHARDS_MAX`].
 pub fn new(config: TreeConfig) -> (Arc<Tree>, Applier) {
-    let _ = config;
-    todo!()
+    let shards = config.shards;
+    assert!(shards.is_power_of_two() && shards <= limits::SHARDS_MAX, "{shards} shards");
+    let hash = PathHash::new(config.hash_seed);
+    let tree = Arc::new(Tree {
+        hash,
+        shards: (0..shards).map(|_| RwLock::default()).collect(),
+        acls: AclTable::new(hash),
+        owned: Mutex::default(),
+        sessions: RwLock::default(),
+        quotas: RwLock::default(),
+        has_quotas: AtomicU64::new(0),
+        recursive: RwLock::default(),
+        watched: WatchedPaths::new(),
+        applied: AtomicU64::new(0),
+        mark: Mutex::default(),
+        digest_mismatches: AtomicU64::new(0),
+        znodes: AtomicU64::new(0),
+        data_bytes: AtomicU64::new(0),
+        config,
+    });
+    let mut applier = Applier::new(Arc::clone(&tree));
+    applier.plant();
+    (tree, applier)
 }
 
-/// Why a record can't be applied.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum ApplyError {
-    /// The record is no record.
-    Undecodable {
-        /// Its zxid, where the header could be read.
-        zxid: Option<Zxid>,
-        /// What is wrong.
-        source: DecodeError,
-    },
-}
-
-#[allow(unused_variables)]
 impl Tree {
-    /// The configuration it was made with.
+    /// The settings that it was made with.
     pub fn config(&self) -> &TreeConfig {
-        todo!()
+        &self.config
     }
-    /// Answers a read: appends the whole reply frame to `out` under the shard's lock, and the catch-up events of
-    /// setWatches before it.
-    pub fn read(&self, op: &ReadOp<'_>, xid: Xid, who: &Asker<'_>, out: &dyn Outbox) {
-        todo!()
-    }
-    /// The last zxid applied.
+
+    /// The last zxid applied: everything up to it can be read.
     pub fn applied(&self) -> Zxid {
-        todo!()
+        Zxid::from_u64(self.applied.load(Ordering::Acquire))
     }
-    /// The last zxid applied and the digest of the tree then.
+
+    /// The last zxid applied and the digest of the tree there.
     pub fn applied_digest(&self) -> (Zxid, i64) {
-        todo!()
+        let mark = self.mark.lock();
+        (mark.zxid, mark.digest)
     }
-    /// The digest of the tree.
+
+    /// The digest of the tree; 0 when digests are disabled.
     pub fn digest(&self) -> i64 {
-        todo!()
+        self.mark.lock().digest
     }
-    /// Every 128th zxid with its digest, the last 1024 of them, oldest first.
-    pub fn digest_log(&self) -> Vec<(Zxid, i64)> {
-        todo!()
-    }
-    /// Digests in records that differed from the tree's.
+
+    /// Digests in records, or at the end of a snapshot, that were not the tree's.
     pub fn digest_mismatches(&self) -> u64 {
-        todo!()
+        self.digest_mismatches.load(Ordering::Relaxed)
     }
-    /// Removes the watches of a connection that has ended and reads no more.
-    pub fn drop_connection(&self, conn: ConnId) {
-        todo!()
-    }
-    /// Looks at a znode; `""` is the root.
+
+    /// Looks at a znode; the empty path is the root. `look` runs under the lock of a shard and must not call
+    /// back into the tree.
     pub fn peek<R>(&self, path: &str, look: impl FnOnce(Option<NodeView<'_>>) -> R) -> R {
-        todo!()
+        let path = canonical(path);
+        let h = self.hash.of(path.as_bytes());
+        let shard = self.shard(h).read();
+        let Some(node) = shard.find(h, path.as_bytes()) else { return look(None) };
+        self.acls.with(node.acl, |acl| {
+            look(Some(NodeView {
+                stat: node.stat(),
+                acl,
+                acl_is_open: node.acl == AclId::OPEN,
+                children: node.child_count(),
+                data: node.data(),
+                digest: node.digest(),
+            }))
+        })
     }
-    /// The quota that covers `path`.
+
+    /// The quota that covers a path, whether or not it is enforced. `None` also while its limits are missing.
     pub fn quota_for(&self, path: &str) -> Option<QuotaView> {
-        todo!()
+        let prefix: Box<str> = self.quotas.read().covering(path)?.into();
+        let numbers =
+            |path: String| self.peek(&path, |n| n.map(|n| Numbers::parse(n.data.unwrap_or_default())));
+        let limits = numbers(quota::limits_path(&prefix))?;
+        let used = numbers(quota::stats_path(&prefix));
+        Some(QuotaView {
+            count_limit: limits.get(Numbers::COUNT),
+            count_hard_limit: limits.get(Numbers::COUNT_HARD),
+            bytes_limit: limits.get(Numbers::BYTES),
+            bytes_hard_limit: limits.get(Numbers::BYTES_HARD),
+            used: used.map(|u| (u.get(Numbers::COUNT), u.get(Numbers::BYTES))),
+            prefix,
+        })
     }
+
     /// The ephemerals of a session.
     pub fn ephemerals_of(&self, session: SessionId) -> Vec<Box<str>> {
-        todo!()
+        self.owned.lock().of(session).map(text).collect()
     }
-    /// All sessions.
+
+    /// All sessions, by id.
     pub fn sessions(&self) -> Vec<SessionRecord> {
-        todo!()
+        let record = |(&session, &timeout_ms): (&SessionId, &i32)| SessionRecord { session, timeout_ms };
+        self.sessions.read().iter().map(record).collect()
     }
-    /// The time-out of a session in ms.
+
+    /// The time-out of a session in ms; `None` if there is no such session.
     pub fn session_timeout(&self, id: SessionId) -> Option<i32> {
-        todo!()
+        self.sessions.read().get(&id).copied()
     }
+
     /// Sessions now.
     pub fn session_count(&self) -> usize {
-        todo!()
+        self.sessions.read().len()
     }
-    /// Containers and TTL znodes to be removed now, at most `max`.
-    pub fn due_containers(&self, now: WallMs, never_used_ms: i64, max: usize) -> Vec<String> {
-        todo!()
+
+    /// Removes the watches of a connection that has ended; it must read no more. Costs as much as it watched.
+    pub fn drop_connection(&self, conn: ConnId) {
+        for h in self.watched.take(conn) {
+            let shard = self.shard(h).read();
+            let counted = shard.watches.lock().drop_watcher(h, &self.hash, conn);
+            self.watched.count(-(counted as i64));
+        }
+        // Few connections watch recursively; the others don't stop the applier.
+        if self.recursive.read().watches(conn) {
+            let counted = self.recursive.write().drop_connection(conn);
+            self.watched.count(-(counted as i64));
+        }
     }
-    /// The numbers of the tree.
-    pub fn stats(&self) -> TreeStats {
-        todo!()
+
+    fn shard_number(&self, h: u64) -> usize {
+        // The low bits choose the place within a shard's index, the top ones its tag.
+        (h >> 32) as usize & (self.shards.len() - 1)
     }
-    /// What `wchs` shows.
-    pub fn watch_summary(&self) -> WatchSummary {
-        todo!()
+
+    fn shard(&self, h: u64) -> &RwLock<Shard> {
+        &self.shards[self.shard_number(h)]
     }
-    /// The ephemerals of each session that has some.
-    pub fn ephemerals_by_session(&self) -> Vec<(SessionId, Vec<Box<str>>)> {
-        todo!()
+
+    fn allows(&self, acl: AclId, perm: i32, who: &Identity) -> bool {
+        self.config.skip_acl || self.acls.allows(acl, perm, who)
     }
-    /// The connections that watch each path (data table).
-    pub fn watches_by_path(&self) -> Vec<(Box<str>, Vec<ConnId>)> {
-        todo!()
+
+    fn stat_of(&self, node: &Node) -> Stat {
+        node.stat().client_view(node.value().len(), node.child_count(), self.config.extended_types)
     }
-    /// The paths that each connection watches (data table).
-    pub fn watches_by_connection(&self) -> Vec<(ConnId, Vec<Box<str>>)> {
-        todo!()
+
+    fn owner_of(&self, node: &Node) -> Owner {
+        Owner::of(node.stat().ephemeral_owner, self.config.extended_types)
     }
-    /// Starts a walk over the whole state.
-    pub fn walk(&self) -> Walk {
-        todo!()
-    }
-    /// After the replay over a fuzzy import: every znode hangs below its parent and every ACL is known.
-    pub fn check_links(&self) -> Result<(), LinkError> {
-        todo!()
+
+    /// Calls `see` with each znode at and below `path`, one lock at a time: of what changes meanwhile, some
+    /// is seen and some is not.
+    fn each_below(&self, path: &str, see: &mut dyn FnMut(&Node)) {
+        let mut due: Vec<String> = vec![canonical(path).to_owned()];
+        while let Some(path) = due.pop() {
+            let h = self.hash.of(path.as_bytes());
+            let shard = self.shard(h).read();
+            let Some(node) = shard.find(h, path.as_bytes()) else { continue };
+            see(node);
+            for name in node.children.iter().flat_map(|c| c.iter()) {
+                due.push(child(&path, name));
+            }
+        }
     }
 }
 
-#[allow(unused_variables)]
-impl Applier {
-    /// The tree it writes.
-    pub fn tree(&self) -> &Arc<Tree> {
-        &self.tree
-    }
-    /// Applies one record. Total and idempotent: the same function for live commits and for replay.
-    pub fn apply(
-        &mut self,
-        record: &[u8],
-        audience: &dyn Audience,
-        reply: &mut dyn FnMut(&TxnHeader, &WriteReply<'_>),
-    ) -> Result<(), ApplyError> {
-        todo!()
-    }
-    /// Raises the last applied zxid without a txn: a new leader starts its epoch at counter 0.
-    pub fn advance(&mut self, to: Zxid) {
-        todo!()
-    }
-    /// Sets `/zookeeper/config` to this server's configuration; local, outside the digest.
-    pub fn set_config(&mut self, text: &[u8], version: i64, time: WallMs, audience: &dyn Audience) {
-        todo!()
-    }
-    /// Empties the tree and starts to import a state.
-    pub fn import(&mut self) -> Importer<'_> {
-        todo!()
-    }
+/// The path under which the root is kept; `""` is another name of it.
+fn canonical(path: &str) -> &str {
+    if path.is_empty() { "/" } else { path }
 }
 
-/// What the records of a part are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WalkKind {
-    /// `proto::state::SessionRecord`.
-    Sessions,
-    /// `proto::state::AclRecord`.
-    Acls,
-    /// `proto::state::NodeRecord`.
-    Nodes,
-    /// Nothing more.
-    Done,
+/// The path of a child.
+fn child(path: &str, name: &[u8]) -> String {
+    let name = std::str::from_utf8(name).expect("names come from paths, which are text");
+    if path == "/" { format!("/{name}") } else { format!("{path}/{name}") }
 }
 
-/// One part of a walk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WalkPart {
-    /// What was appended.
-    pub kind: WalkKind,
-    /// Records that were appended.
-    pub count: u64,
+/// A path that was kept as bytes.
+fn text(path: &[u8]) -> Box<str> {
+    std::str::from_utf8(path).expect("paths are text when they come in").into()
 }
 
-/// A walk over the state: sessions, then ACLs, then znodes.
-pub struct Walk {}
-
-#[allow(unused_variables)]
-impl Walk {
-    /// Every txn up to this zxid is contained.
-    pub fn start(&self) -> Zxid {
-        todo!()
-    }
-    /// Appends about `max_bytes` of encoded records of one kind.
-    pub fn next(&mut self, tree: &Tree, max_bytes: usize, out: &mut Vec<u8>) -> WalkPart {
-        todo!()
-    }
-    /// Once `Done` was returned: no txn after this zxid is contained; with the digest of the tree there.
-    pub fn end(&self) -> Option<(Zxid, i64)> {
-        todo!()
-    }
-}
-
-/// Where an imported state stops being fuzzy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settled {
-    /// Digests are compared from this zxid on.
-    pub zxid: Zxid,
-    /// The digest of the tree there, where it is known.
-    pub digest: Option<i64>,
-}
-
-/// Takes in the records of a walk or of an Apache snapshot. The three methods may be called from several
-/// threads; sessions and ACLs first.
-pub struct Importer<'a> {
-    _applier: &'a mut Applier,
-}
-
-#[allow(unused_variables)]
-impl Importer<'_> {
-    /// Takes in session records.
-    pub fn sessions(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
-        todo!()
-    }
-    /// Takes in ACL records.
-    pub fn acls(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
-        todo!()
-    }
-    /// Takes in znodes, in any order.
-    pub fn nodes(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
-        todo!()
-    }
-    /// Links children to their parents and rebuilds every index. `start`: every txn up to it is contained.
-    /// `settled`: where the fuzziness ends; `None` for a state that is not fuzzy.
-    pub fn finish(self, start: Zxid, settled: Option<Settled>) -> Result<(), ImportError> {
-        todo!()
-    }
-}
-
-/// Why a state can't be imported.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum ImportError {
-    /// A record is cut short or malformed.
-    Undecodable {
-        /// What the record should have been.
-        kind: WalkKind,
-        /// Its number within the part.
-        record: u64,
-        /// What is wrong.
-        source: DecodeError,
-    },
-    /// There is no root.
-    NoRoot,
-}
-
-/// What is wrong with a tree after replay.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum LinkError {
-    /// A znode without its parent.
-    Orphan {
-        /// How many there are.
-        count: u64,
-        /// One of them.
-        path: Box<str>,
-    },
-    /// A znode whose ACL is in no table.
-    UnknownAcl {
-        /// How many there are.
-        count: u64,
-        /// One of them.
-        path: Box<str>,
-    },
+/// The metadata of the built-in znodes: all zero but for the configuration's.
+fn built_in() -> [(&'static str, AclBytes<'static>, StatPersisted); 4] {
+    let zero = StatPersisted::default();
+    let config = StatPersisted { version: -1, aversion: -1, ..zero };
+    [
+        ("/", proto::acl::OPEN, zero),
+        ("/zookeeper", proto::acl::OPEN, zero),
+        (quota::QUOTA, proto::acl::OPEN, zero),
+        (CONFIG, WORLD_READ, config),
+    ]
 }

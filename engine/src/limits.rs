@@ -1,0 +1,39 @@
+//! The bounds of the engine, each with its reason.
+
+/// Shards of a tree by default. Readers and the applier meet only when they touch the same one; with a thousand
+/// of them the index of a shard of a million znodes holds a thousand entries and is rebuilt in microseconds.
+pub const SHARDS: usize = 1024;
+
+/// The most shards: beyond it the locks cost more memory than they save time.
+pub const SHARDS_MAX: usize = 1 << 16;
+
+/// Bytes of records that a walk encodes under one lock: about ten microseconds, which a commit may wait.
+pub const WALK_SLICE_BYTES: usize = 16 * 1024;
+
+/// Digests kept for the four-letter word `hash` (semantics, section 12).
+pub const DIGEST_LOG: usize = 1024;
+
+/// Every zxid divisible by this has its digest kept.
+pub const DIGEST_LOG_INTERVAL: u64 = 128;
+
+/// Containers and TTL znodes looked at under one lock when those that are due are collected.
+pub const REAP_SLICE: usize = 256;
+
+/// Slots that a walk looks at under one lock, most of which may be empty.
+pub const WALK_SLICE_SLOTS: u32 = 4096;
+
+/// The longest encoded record, in bytes, unless configured otherwise: the longest that Apache reads back with
+/// its default `jute.maxbuffer` (1048575) and as much extra again. What exceeds it is refused before it is
+/// logged, so whatever is logged can be read.
+pub const RECORD_BYTES_MAX: usize = 2 * 1_048_575;
+
+/// The longest path allocation, in bytes, that a free slot of prepare's table keeps for its next use: longer
+/// than nearly every path, and small against the record that the slot stood for.
+pub const PREP_PATH_KEPT_MAX: usize = 1024;
+
+/// Ids that one connection may gain: far more than anybody has, and few enough to look through at each check.
+pub const IDS_MAX: usize = 256;
+
+/// Bytes of all ids of one connection: a credential of any length becomes an id, and ids stay as long as the
+/// connection.
+pub const IDS_BYTES_MAX: usize = 64 * 1024;

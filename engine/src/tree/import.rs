@@ -1,0 +1,345 @@
+//! The import: a state from the records of a walk, or of a snapshot of Apache's.
+//!
+//! Znodes may come in any order and from several threads; each finds its shard, and when all are there
+//! [`Importer::finish`] hangs children below their parents and builds every index from the znodes. In a fuzzy state
+//! a znode may lack its parent, or name an ACL that is in no table. Both are kept and come right in replay;
+//! [`Tree::check_links`] says whether they did.
+
+use super::acls::AclId;
+use super::node::Node;
+use super::walk::WalkKind;
+use super::{Applier, CONFIG, Settled, Tree, canonical, quota, text};
+use crate::sync::{Ordering, RwLock};
+use proto::jute::{DecodeError, Reader};
+use proto::state::{AclRecord, NodeRecord, OPEN_ACL, SessionRecord};
+use proto::{Owner, Zxid, path};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Takes in a state. The tree was emptied when this was made, and must not be served before
+/// [`Importer::finish`].
+#[derive(Debug)]
+pub struct Importer<'a> {
+    applier: &'a mut Applier,
+    /// The numbers that the records use, and ours.
+    acls: RwLock<BTreeMap<i64, AclId>>,
+}
+
+/// Why a state can't be imported. The tree is then in no usable state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// A record is cut short or malformed.
+    Undecodable {
+        /// What it should have been.
+        kind: WalkKind,
+        /// Its number within the part, from 0.
+        record: u64,
+        /// What is wrong; offsets count from the start of the part.
+        source: DecodeError,
+    },
+    /// Bytes are left behind the last record of a part.
+    Surplus {
+        /// What the records are.
+        kind: WalkKind,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// The state has no root.
+    NoRoot,
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImportError::Undecodable { kind, record, .. } => {
+                write!(f, "record {record} of a part of {kind:?} can't be decoded")
+            }
+            ImportError::Surplus { kind, bytes } => {
+                write!(f, "{bytes} bytes are left behind the last record of a part of {kind:?}")
+            }
+            ImportError::NoRoot => f.write_str("the state has no root"),
+        }
+    }
+}
+
+impl std::error::Error for ImportError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ImportError::Undecodable { source, .. } => Some(source),
+            ImportError::Surplus { .. } | ImportError::NoRoot => None,
+        }
+    }
+}
+
+/// What a tree still lacks after replay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// Znodes without their parents.
+    Orphan {
+        /// How many.
+        count: u64,
+        /// One of them.
+        path: Box<str>,
+    },
+    /// Znodes whose list is in no table. Nobody but the super user may use them.
+    UnknownAcl {
+        /// How many.
+        count: u64,
+        /// One of them.
+        path: Box<str>,
+    },
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkError::Orphan { count, path } => write!(f, "{count} znodes have no parent, {path} is one"),
+            LinkError::UnknownAcl { count, path } => {
+                write!(f, "{count} znodes have an unknown ACL, {path} is one")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+impl Applier {
+    /// Empties the tree and starts to import a state.
+    pub fn import(&mut self) -> Importer<'_> {
+        Importer::new(self)
+    }
+}
+
+impl<'a> Importer<'a> {
+    /// Empties the tree of `applier`: znodes, ACLs, sessions and every index. Watches stay, they belong to
+    /// connections.
+    pub fn new(applier: &'a mut Applier) -> Importer<'a> {
+        let tree = applier.tree();
+        for shard in &tree.shards {
+            shard.write().clear();
+        }
+        tree.acls.clear();
+        *tree.owned.lock() = Default::default();
+        tree.sessions.write().clear();
+        tree.quotas.write().clear();
+        tree.has_quotas.store(0, Ordering::Relaxed);
+        tree.znodes.store(0, Ordering::Relaxed);
+        tree.data_bytes.store(0, Ordering::Relaxed);
+        *tree.mark.lock() = Default::default();
+        tree.applied.store(0, Ordering::Release);
+        applier.digest = 0;
+        applier.fuzzy = None;
+        Importer { applier, acls: RwLock::default() }
+    }
+
+    /// Takes in session records.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly `count` of them; so in the methods below.
+    pub fn sessions(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
+        let mut sessions = self.applier.tree().sessions.write();
+        each(WalkKind::Sessions, bytes, count, SessionRecord::decode, |r| {
+            sessions.insert(r.session, r.timeout_ms);
+        })
+    }
+
+    /// Takes in ACL records; all of them before the first znode.
+    pub fn acls(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
+        let tree = self.applier.tree();
+        let mut acls = self.acls.write();
+        each(WalkKind::Acls, bytes, count, AclRecord::decode, |r| {
+            acls.insert(r.id, tree.acls.announce(r.acl));
+        })
+    }
+
+    /// Takes in znodes in any order, from any number of threads.
+    pub fn nodes(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
+        let tree = self.applier.tree();
+        let acls = self.acls.read();
+        each(WalkKind::Nodes, bytes, count, NodeRecord::decode, |r| {
+            let acl = match r.acl {
+                OPEN_ACL => AclId::OPEN,
+                id => acls.get(&id).copied().unwrap_or(AclId::UNKNOWN),
+            };
+            let path = canonical(&r.path).as_bytes();
+            let node = Node::new(path, r.data, acl, r.stat, tree.config.digest_enabled);
+            let h = tree.hash.of(path);
+            let mut shard = tree.shard(h).write();
+            match shard.find_mut(h, path) {
+                None => shard.add(&tree.hash, h, node),
+                // Met twice by the walk: removed and made again meanwhile. Replay makes it right from either.
+                Some(there) if there.stat().czxid <= r.stat.czxid => *there = node,
+                Some(_) => {}
+            }
+        })
+    }
+
+    /// Completes the tree: links, indexes, counts, digest. Every txn up to `start` is contained; `settled` says
+    /// where the fuzziness ends, `None` that there is none.
+    ///
+    /// # Errors
+    /// [`ImportError::NoRoot`].
+    pub fn finish(self, start: Zxid, settled: Option<Settled>) -> Result<(), ImportError> {
+        let applier = self.applier;
+        let tree = std::sync::Arc::clone(applier.tree());
+        if tree.peek("/", |n| n.is_none()) {
+            return Err(ImportError::NoRoot);
+        }
+        let mut found = Found::default();
+        for n in 0..tree.shards.len() {
+            tree.complete_shard(n, &mut found);
+        }
+        tree.acls.purge();
+        tree.znodes.store(found.znodes, Ordering::Relaxed);
+        tree.data_bytes.store(found.data_bytes, Ordering::Relaxed);
+        applier.digest = found.digest;
+        if tree.peek(CONFIG, |n| n.is_none()) {
+            // Snapshots from before 3.5 lack it.
+            applier.plant();
+        }
+        for prefix in &found.quotas {
+            tree.quotas.write().add(prefix);
+            tree.has_quotas.store(1, Ordering::Relaxed);
+            tree.recount(prefix);
+        }
+        let digest = applier.digest;
+        applier.fuzzy = settled.filter(|s| s.zxid > start);
+        if let Some(Settled { zxid, digest: Some(wanted) }) = settled
+            && zxid == start
+            && tree.config.digest_enabled
+            && wanted != digest
+        {
+            tree.digest_mismatches.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut mark = tree.mark.lock();
+        (mark.zxid, mark.digest) = (start, digest);
+        tree.applied.store(start.as_u64(), Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Decodes exactly `count` records.
+fn each<'b, R>(
+    kind: WalkKind,
+    bytes: &'b [u8],
+    count: u64,
+    decode: impl Fn(&mut Reader<'b>) -> Result<R, DecodeError>,
+    mut take: impl FnMut(R),
+) -> Result<(), ImportError> {
+    let mut reader = Reader::new(bytes);
+    for record in 0..count {
+        let r = decode(&mut reader).map_err(|source| ImportError::Undecodable { kind, record, source })?;
+        take(r);
+    }
+    match reader.remaining() {
+        0 => Ok(()),
+        bytes => Err(ImportError::Surplus { kind, bytes }),
+    }
+}
+
+/// What the znodes come to.
+#[derive(Default)]
+struct Found {
+    znodes: u64,
+    data_bytes: u64,
+    digest: i64,
+    quotas: Vec<String>,
+    /// Names to be hung below their parents: the parent's hash and length, and the path, one after the other.
+    links: Vec<(u64, usize, usize)>,
+    paths: Vec<u8>,
+}
+
+impl Tree {
+    /// Counts and indexes the znodes of one shard and hangs them below their parents.
+    fn complete_shard(&self, n: usize, found: &mut Found) {
+        found.links.clear();
+        found.paths.clear();
+        {
+            // Parents are in any shard, so first all is noted under this lock and then done under theirs.
+            let shard = self.shards[n].read();
+            for node in shard.slots.iter() {
+                found.znodes += 1;
+                found.data_bytes += node.size() as u64;
+                found.digest += i64::from(node.digest());
+                self.acls.refer(node.acl);
+                let owner = self.owner_of(node);
+                if owner != Owner::Persistent {
+                    self.owned.lock().add(&self.hash, owner, node.path());
+                }
+                let Some(cut) = node.path().iter().rposition(|&b| b == b'/') else { continue };
+                if node.path().len() == 1 {
+                    continue;
+                }
+                let parent = if cut == 0 { b"/" } else { &node.path()[..cut] };
+                found.links.push((self.hash.of(parent), cut, node.path().len()));
+                found.paths.extend_from_slice(node.path());
+                if &node.path()[cut + 1..] == quota::LIMITS.as_bytes() {
+                    let parent = text(parent);
+                    found.quotas.extend(quota::subject(&parent).map(str::to_owned));
+                }
+            }
+        }
+        let mut rest = &found.paths[..];
+        for &(h, cut, len) in &found.links {
+            let (path, after) = rest.split_at(len);
+            rest = after;
+            let parent = if cut == 0 { b"/" } else { &path[..cut] };
+            if let Some(above) = self.shard(h).write().find_mut(h, parent) {
+                above.children.get_or_insert_default().insert(&self.hash, &path[cut + 1..]);
+            }
+        }
+    }
+
+    /// After the replay over a fuzzy state: whether every znode hangs below its parent and every list is known.
+    ///
+    /// # Errors
+    /// [`LinkError`], of the first kind found.
+    pub fn check_links(&self) -> Result<(), LinkError> {
+        let (mut znodes, mut children) = (0_u64, 0_u64);
+        let mut unknown: Option<(u64, Box<str>)> = None;
+        for shard in &self.shards {
+            for node in shard.read().slots.iter() {
+                znodes += 1;
+                children += node.child_count() as u64;
+                if node.acl == AclId::UNKNOWN {
+                    let (count, _) = unknown.get_or_insert_with(|| (0, text(node.path())));
+                    *count += 1;
+                }
+            }
+        }
+        // A name hangs below one parent only, and the applier adds names and znodes together: so if there are as
+        // many names as znodes below the root, each znode has its name.
+        if children + 1 != znodes
+            && let Some(error) = self.find_orphans()
+        {
+            return Err(error);
+        }
+        match unknown {
+            Some((count, path)) => Err(LinkError::UnknownAcl { count, path }),
+            None => Ok(()),
+        }
+    }
+
+    fn find_orphans(&self) -> Option<LinkError> {
+        let mut orphans: Option<(u64, Box<str>)> = None;
+        for n in 0..self.shards.len() {
+            let paths: Vec<Box<str>> = self.shards[n].read().slots.iter().map(|n| text(n.path())).collect();
+            for path in paths {
+                let Some(parent) = path::parent(&path) else { continue };
+                let h = self.hash.of(parent.as_bytes());
+                let shard = self.shard(h).read();
+                let name = path::name(&path).as_bytes();
+                let linked = shard
+                    .find(h, parent.as_bytes())
+                    .and_then(|above| above.children.as_ref())
+                    .is_some_and(|names| names.contains(&self.hash, name));
+                if !linked {
+                    orphans.get_or_insert((0, path)).0 += 1;
+                }
+            }
+        }
+        orphans.map(|(count, path)| LinkError::Orphan { count, path })
+    }
+}
