@@ -5,6 +5,7 @@
 //! never stored) and `super` (held by connections, never stored). Entries of other schemes, as an imported tree
 //! may hold, match nobody.
 
+use crate::limits::{IDS_BYTES_MAX, IDS_MAX, RECORD_BYTES_MAX};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proto::acl::{AclBytes, AclEntry, Id, OPEN};
@@ -12,6 +13,7 @@ use proto::jute::{Put, Reader};
 use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -66,6 +68,16 @@ impl Identity {
         Arc::new(Identity::new(ids))
     }
 
+    /// This identity with what [`authenticate`] gave.
+    ///
+    /// # Errors
+    /// [`AuthFailed`] when the connection would hold more than [`IDS_MAX`] ids or [`IDS_BYTES_MAX`] bytes of them.
+    pub fn gain(self: &Arc<Identity>, ids: Vec<Id>) -> Result<Arc<Identity>, AuthFailed> {
+        let all = ids.into_iter().fold(Arc::clone(self), |held, id| held.with(id));
+        let bytes: usize = all.ids.iter().map(|id| id.scheme.len() + id.id.len()).sum();
+        if all.ids.len() > IDS_MAX || bytes > IDS_BYTES_MAX { Err(AuthFailed) } else { Ok(all) }
+    }
+
     /// The ids, in the order in which they were gained.
     pub fn ids(&self) -> &[Id] {
         &self.ids
@@ -101,7 +113,8 @@ pub fn allows(acl: AclBytes<'_>, perm: i32, who: &Identity) -> bool {
     empty
 }
 
-/// The list is null, empty, holds an unknown scheme or a malformed id, or `auth` expands to nothing.
+/// The list is null, empty, holds an unknown scheme or a malformed id, or `auth` expands to nothing or to more
+/// than a record can hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InvalidAcl;
 
@@ -114,7 +127,7 @@ pub fn fix_up<'a>(acl: AclBytes<'a>, who: &Identity, schemes: &Schemes) -> Resul
     if acl == OPEN {
         return Ok(Cow::Borrowed(acl.as_bytes()));
     }
-    let sent: Vec<AclEntry<'a>> = acl.entries().collect();
+    let mut seen = BTreeSet::new();
     let mut stored = Vec::with_capacity(acl.as_bytes().len());
     stored.put_count(0);
     let mut count = 0_usize;
@@ -123,16 +136,19 @@ pub fn fix_up<'a>(acl: AclBytes<'a>, who: &Identity, schemes: &Schemes) -> Resul
         stored.put_str(scheme);
         stored.put_str(id);
         count += 1;
+        // Many `auth` entries times many ids must not fill the memory: no record could hold the list.
+        if stored.len() > RECORD_BYTES_MAX { Err(InvalidAcl) } else { Ok(()) }
     };
-    for (at, entry) in sent.iter().enumerate() {
-        if sent[..at].contains(entry) {
+    for entry in acl.entries() {
+        let AclEntry { perms, scheme, id } = entry;
+        if !seen.insert((perms, scheme.clone(), id.clone())) {
             continue;
         }
-        let scheme = entry.scheme.as_deref().ok_or(InvalidAcl)?;
+        let scheme = scheme.as_deref().ok_or(InvalidAcl)?;
         if scheme == AUTH {
             let mut expanded = false;
             for held in who.ids.iter().filter(|held| schemes.authenticates(&held.scheme)) {
-                put(entry.perms, &held.scheme, &held.id);
+                put(perms, &held.scheme, &held.id)?;
                 expanded = true;
             }
             if !expanded {
@@ -140,11 +156,11 @@ pub fn fix_up<'a>(acl: AclBytes<'a>, who: &Identity, schemes: &Schemes) -> Resul
             }
             continue;
         }
-        let id = entry.id.as_deref().ok_or(InvalidAcl)?;
+        let id = id.as_deref().ok_or(InvalidAcl)?;
         if !schemes.is_valid(scheme, id) {
             return Err(InvalidAcl);
         }
-        put(entry.perms, scheme, id);
+        put(perms, scheme, id)?;
     }
     if count == 0 {
         return Err(InvalidAcl);
@@ -618,6 +634,14 @@ mod tests {
         assert_eq!(b.ids().len(), 2);
         assert!(Arc::ptr_eq(&b, &b.with(Id::new("digest", "u:h"))));
         assert!(!b.is_super() && b.with(Id::new("super", "")).is_super());
+        let many = |n: usize| (0..n).map(|i| Id::new("digest", &format!("u{i}:h"))).collect();
+        assert_eq!(a.gain(many(IDS_MAX - 1)).unwrap().ids().len(), IDS_MAX);
+        assert_eq!(a.gain(many(IDS_MAX)), Err(AuthFailed));
+        assert_eq!(a.gain(vec![Id::new("digest", &"x".repeat(IDS_BYTES_MAX))]), Err(AuthFailed));
+        // As many `auth` entries as a frame holds, for as many ids as a connection holds.
+        let all = a.gain(many(IDS_MAX - 1)).unwrap();
+        let entries: Vec<_> = (0..60_000).map(|perms| (perms, "auth", "")).collect();
+        assert_eq!(fix_up(fixed(&list(&entries)), &all, &Schemes::standard()), Err(InvalidAcl));
         assert_eq!(user_name(&b.ids()[1]), "u");
         assert_eq!(user_name(&b.ids()[0]), "127.0.0.1");
     }

@@ -15,15 +15,13 @@
 //!
 //! Memory grows with what is in flight and shrinks by [`Prep::applied`]: whoever admits requests bounds it.
 
-mod limits;
 mod outstanding;
 mod quota;
 mod sessions;
 
-pub use limits::RECORD_BYTES_MAX;
-
 use crate::acl::{self, Identity, Schemes};
 use crate::digest::node_digest;
+use crate::limits::RECORD_BYTES_MAX;
 use crate::{NodeView, Tree};
 use outstanding::{Acl, Node, Outstanding};
 use proto::acl::{AclBytes, perms};

@@ -1,11 +1,11 @@
 //! The znodes that prepared, not yet applied txns will have changed: what the tree will look like, where it will
 //! look different (Apache: `outstandingChanges`).
 
-use super::limits::PATH_KEPT_MAX;
+use crate::limits::PREP_PATH_KEPT_MAX;
+use crate::tree::hash::PathHash;
 use hashbrown::HashTable;
 use proto::{StatPersisted, Zxid};
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 
 /// A znode as the next request will see it.
@@ -30,7 +30,7 @@ pub(super) enum Acl {
 /// The latest in-flight state of each path, and which zxid put it there.
 #[derive(Debug)]
 pub(super) struct Outstanding {
-    seed: u64,
+    hash: PathHash,
     /// Stable slots; a freed one keeps its path's allocation for the next.
     entries: Vec<Entry>,
     free: Vec<u32>,
@@ -61,7 +61,7 @@ impl Outstanding {
     /// Nothing in flight. `seed` differs from process to process, so that nobody can prepare paths that collide.
     pub fn new(seed: u64) -> Outstanding {
         Outstanding {
-            seed,
+            hash: PathHash::new(seed),
             entries: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
@@ -72,13 +72,13 @@ impl Outstanding {
 
     /// What is in flight for `path`: nothing (ask the tree), a deletion, or a znode.
     pub fn get(&self, path: &str) -> Option<Option<&Node>> {
-        let slot = self.slot(self.hash(path), path)?;
+        let slot = self.slot(self.hash.of(path.as_bytes()), path)?;
         Some(self.entries[slot as usize].node.as_ref())
     }
 
     /// Notes that `zxid` leaves `path` as `node`, `None` for deleted.
     pub fn set(&mut self, path: &str, zxid: Zxid, node: Option<Node>) {
-        let hash = self.hash(path);
+        let hash = self.hash.of(path.as_bytes());
         if let Some(slot) = self.slot(hash, path) {
             let entry = &mut self.entries[slot as usize];
             let before = (entry.zxid, std::mem::replace(&mut entry.node, node));
@@ -159,13 +159,6 @@ impl Outstanding {
         self.index.len()
     }
 
-    fn hash(&self, path: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.seed);
-        hasher.write(path.as_bytes());
-        hasher.finish()
-    }
-
     fn slot(&self, hash: u64, path: &str) -> Option<u32> {
         self.index.find(hash, |&s| self.entries[s as usize].path == path).copied()
     }
@@ -176,7 +169,7 @@ impl Outstanding {
         if let Ok(found) = self.index.find_entry(entry.hash, |&s| s == slot) {
             found.remove();
         }
-        if entry.path.capacity() > PATH_KEPT_MAX {
+        if entry.path.capacity() > PREP_PATH_KEPT_MAX {
             entry.path = String::new();
         } else {
             entry.path.clear();
@@ -244,7 +237,7 @@ mod tests {
     #[test]
     fn long_paths_are_not_kept() {
         let mut o = Outstanding::new(7);
-        let long = "/x".repeat(PATH_KEPT_MAX);
+        let long = "/x".repeat(PREP_PATH_KEPT_MAX);
         o.set(&long, z(1), None);
         o.applied(z(1));
         assert_eq!(o.entries[0].path.capacity(), 0);
