@@ -36,7 +36,7 @@ examples! {
 }
 
 async fn play<E: std::fmt::Display>(root: &str, demo: impl AsyncFnOnce(String) -> Result<(), E>) {
-    let server = Server::shared().await;
+    let server = Server::shared();
     match tokio::time::timeout(PATIENCE, demo(server.address.clone())).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => panic!("{error}"),

@@ -1,19 +1,18 @@
 //! A server for the tests of this folder: `falconerd` as a process, with a data directory and a port of its own.
 //!
-//! * `FALCONER_TEST_SERVER=host:port` uses a server that runs already. Its `zoo.cfg` needs `extendedTypesEnabled=true`
-//!   and no limit of connections (`maxClientCnxns=0`).
+//! * `FALCONER_TEST_SERVER=host:port` uses a server that runs already. Its `zoo.cfg` needs `extendedTypesEnabled=true`,
+//!   `maxSessionTimeout=60000` and `maxClientCnxns=0`; with a short `tickTime`, and an Apache server started with
+//!   `-Dznode.container.checkIntervalMs=300`, the tests are done sooner.
 //! * `FALCONERD=path` names the program. Without it, it is the `falconerd` of the profile that the tests are built
 //!   with, built if it isn't there.
 
 use std::env;
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-use zookeeper_client::Client;
 
 /// Long enough for a machine that is busy with other things; no test waits for it unless it fails.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -21,8 +20,6 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A server that lives as long as someone holds it.
 pub struct Server {
     pub address: String,
-    /// Whether it is Falconer, started by these tests, or something else that was named in the environment.
-    pub is_falconer: bool,
     process: Option<Process>,
 }
 
@@ -33,24 +30,20 @@ struct Process {
 
 impl Server {
     /// The server of this test process: one for all the tests that run at the same time.
-    pub async fn shared() -> Arc<Server> {
+    pub fn shared() -> Arc<Server> {
         static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-        let server = {
-            // A test that failed to start a server has left nothing behind that the next one couldn't use.
-            let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.upgrade().unwrap_or_else(|| {
-                let server = Arc::new(Server::start());
-                *shared = Arc::downgrade(&server);
-                server
-            })
-        };
-        server.answers().await;
-        server
+        // A test that failed to start a server has left nothing behind that the next one couldn't use.
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Server::start());
+            *shared = Arc::downgrade(&server);
+            server
+        })
     }
 
     fn start() -> Server {
         if let Ok(address) = env::var("FALCONER_TEST_SERVER") {
-            return Server { address, is_falconer: false, process: None };
+            return Server { address, process: None };
         }
         let program = program();
         let home =
@@ -63,7 +56,8 @@ impl Server {
             &settings,
             format!(
                 "dataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\ntickTime=500\nmaxSessionTimeout=60000\n\
-                 maxClientCnxns=0\nextendedTypesEnabled=true\nadmin.enableServer=false\n",
+                 maxClientCnxns=0\nextendedTypesEnabled=true\nadmin.enableServer=false\n\
+                 falconer.znode.container.checkIntervalMs=200\n",
                 home.join("data").display()
             ),
         )
@@ -77,22 +71,24 @@ impl Server {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("{} can't be started: {error}", program.display()));
-        Server {
-            address: format!("127.0.0.1:{port}"),
-            is_falconer: true,
-            process: Some(Process { child, home }),
-        }
+        let mut server =
+            Server { address: format!("127.0.0.1:{port}"), process: Some(Process { child, home }) };
+        server.wait_until_it_listens();
+        server
     }
 
-    /// Waits until the server opens sessions.
-    async fn answers(&self) {
+    fn wait_until_it_listens(&mut self) {
         let begun = Instant::now();
-        // Until a session is there, the client tries again and again for as long as the session timeout.
-        match Client::connector().with_session_timeout(PATIENCE).connect(&self.address).await {
-            Ok(_) => {}
-            Err(error) => {
-                panic!("no session on {} after {:?}: {error}{}", self.address, begun.elapsed(), self.output())
-            }
+        while TcpStream::connect(&self.address).is_err() {
+            let ended = self.process.as_mut().and_then(|process| process.child.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the server ended: {ended:?}{}", self.output());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the server doesn't listen on {}{}",
+                self.address,
+                self.output()
+            );
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
