@@ -1,0 +1,366 @@
+//! The superblock: who this directory belongs to, what was promised, where the log begins.
+//!
+//! A file of two blocks, each a copy. An update writes the new state over one copy durably, then over the other. So:
+//!
+//! | crash or damage | what is left |
+//! |---|---|
+//! | before or in the first write | the other copy: the state before, which nobody was told had changed |
+//! | between or in the writes | the first copy: the new state |
+//! | one copy damaged later | the other one, equal |
+//!
+//! ```text
+//!   0  8  magic "FLCNSUP1"               56  8  first segment of the log, 0 = no log yet
+//!   8  4  format version, 1              64  8  a segment that must exist, as must all it names
+//!  12  4  crc32c over the block,         72  8  secret of the log's salts
+//!         this field zero                80  8  flags: bit 0 joined
+//!  16  8  sequence, the higher wins      88     zeros to 4096
+//!  24  8  server id
+//!  32  8  cluster id
+//!  40  8  accepted epoch
+//!  48  8  current epoch
+//! ```
+
+use crate::error::Error;
+use crate::format::{get32, get64, put32, put64};
+use proto::{Durable, Epoch, ServerId};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use vfs::{Access, AlignedBuf, BLOCK, Dir, File};
+
+const NAME: &str = "superblock";
+const TEMP: &str = "superblock.tmp";
+const MAGIC: [u8; 8] = *b"FLCNSUP1";
+const VERSION: u32 = 1;
+const JOINED: u64 = 1;
+
+/// Who owns the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The server, `myid`; 0 standalone.
+    pub server: ServerId,
+    /// The ensemble: any number made once and equal on all of its servers, or 0 where none is known.
+    pub cluster: u64,
+}
+
+/// What the superblock holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// Who owns the directory.
+    pub identity: Identity,
+    /// The highest epoch this server promised to follow.
+    pub accepted_epoch: Epoch,
+    /// The epoch whose history is durable here. `current <= accepted`.
+    pub current_epoch: Epoch,
+    /// The first segment of the log; 0: there is no log yet.
+    pub log_start: u64,
+    /// A segment that must exist.
+    pub log_newest: u64,
+    /// This server holds a history that it may vote with: it created the ensemble or has synchronised once.
+    pub joined: bool,
+    secret: u64,
+}
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contents")
+            .field("identity", &self.identity)
+            .field("accepted_epoch", &self.accepted_epoch)
+            .field("current_epoch", &self.current_epoch)
+            .field("log_start", &self.log_start)
+            .field("log_newest", &self.log_newest)
+            .field("joined", &self.joined)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Contents {
+    /// What the log needs to know of it.
+    pub fn root(&self) -> Root {
+        Root { identity: self.identity, start: self.log_start, newest: self.log_newest, secret: self.secret }
+    }
+
+    fn encode(&self, sequence: u64, block: &mut [u8]) {
+        block.fill(0);
+        block[..8].copy_from_slice(&MAGIC);
+        put32(block, 8, VERSION);
+        put64(block, 16, sequence);
+        put64(block, 24, self.identity.server.0 as u64);
+        put64(block, 32, self.identity.cluster);
+        put64(block, 40, self.accepted_epoch.0.into());
+        put64(block, 48, self.current_epoch.0.into());
+        put64(block, 56, self.log_start);
+        put64(block, 64, self.log_newest);
+        put64(block, 72, self.secret);
+        put64(block, 80, if self.joined { JOINED } else { 0 });
+        let crc = crc32c::crc32c(block);
+        put32(block, 12, crc);
+    }
+
+    fn decode(block: &[u8]) -> Copy {
+        if block[..8] != MAGIC {
+            return Copy::Damaged;
+        }
+        let mut zeroed = block.to_vec();
+        put32(&mut zeroed, 12, 0);
+        if crc32c::crc32c(&zeroed) != get32(block, 12) {
+            return Copy::Damaged;
+        }
+        let version = get32(block, 8);
+        let (accepted, current) = (u32::try_from(get64(block, 40)), u32::try_from(get64(block, 48)));
+        let (VERSION, Ok(accepted), Ok(current)) = (version, accepted, current) else {
+            return Copy::Newer(version);
+        };
+        let contents = Contents {
+            identity: Identity { server: ServerId(get64(block, 24) as i64), cluster: get64(block, 32) },
+            accepted_epoch: Epoch(accepted),
+            current_epoch: Epoch(current),
+            log_start: get64(block, 56),
+            log_newest: get64(block, 64),
+            secret: get64(block, 72),
+            joined: get64(block, 80) & JOINED != 0,
+        };
+        Copy::Good(get64(block, 16), contents)
+    }
+}
+
+/// Where the log is rooted: the part of the superblock that a reader of the log needs.
+#[derive(Clone, Copy)]
+pub struct Root {
+    /// Who owns it.
+    pub identity: Identity,
+    /// The first segment; 0: none.
+    pub start: u64,
+    /// A segment that must exist.
+    pub newest: u64,
+    pub(crate) secret: u64,
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Root({:?}, segments {}..{})", self.identity, self.start, self.newest)
+    }
+}
+
+enum Copy {
+    Good(u64, Contents),
+    Newer(u32),
+    Damaged,
+}
+
+/// The superblock of a data directory, open for updates.
+#[derive(Debug)]
+pub struct Superblock {
+    file: Arc<dyn File>,
+    sequence: u64,
+    contents: Contents,
+    /// A copy was unreadable when it was opened; it has been rewritten since.
+    damaged_copy: bool,
+    /// The copies differ: to be made equal before anything is built on the newer one.
+    uneven: bool,
+    poisoned: Option<Arc<str>>,
+}
+
+impl Superblock {
+    /// Reads the superblock without any right to change it; `None` if there is none.
+    pub fn peek(dir: &dyn Dir) -> Result<Option<Contents>, Error> {
+        let file = match dir.open(NAME, Access::READ) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| Error::io("open", &path(dir), None, e))?,
+        };
+        Ok(Some(Superblock::read(file)?.contents))
+    }
+
+    /// Opens the superblock of a directory; `None` if it has none (a directory that Falconer never used).
+    pub fn open(dir: &dyn Dir) -> Result<Option<Superblock>, Error> {
+        let file = match dir.open(NAME, Access::WRITE) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| Error::io("open", &path(dir), None, e))?,
+        };
+        // What is read here is trusted and acted upon: it must not vanish.
+        file.sync().map_err(|e| Error::io("sync", file.path(), None, e))?;
+        dir.sync().map_err(|e| Error::io("sync", dir.path(), None, e))?;
+        let mut superblock = Superblock::read(file)?;
+        if superblock.uneven {
+            superblock.update(|_| {})?;
+        }
+        Ok(Some(superblock))
+    }
+
+    /// Makes the superblock of a new directory. `secret` is any random number, never shown to anyone.
+    pub fn create(dir: &dyn Dir, identity: Identity, secret: u64) -> Result<Superblock, Error> {
+        let contents = Contents {
+            identity,
+            accepted_epoch: Epoch(0),
+            current_epoch: Epoch(0),
+            log_start: 0,
+            log_newest: 0,
+            joined: false,
+            secret,
+        };
+        let failed = |doing| move |e| Error::io(doing, &path(dir), None, e);
+        match dir.unlink(TEMP) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("remove the rest of")(e));
+            }
+            _ => {}
+        }
+        let file = dir.create(TEMP, Access::WRITE).map_err(failed("create"))?;
+        let mut blocks = AlignedBuf::zeroed(2 * BLOCK);
+        contents.encode(1, &mut blocks[..BLOCK]);
+        contents.encode(2, &mut blocks[BLOCK..]);
+        file.write_at(&blocks, 0).map_err(failed("write"))?;
+        file.sync().map_err(failed("sync"))?;
+        dir.rename(TEMP, NAME).map_err(failed("rename"))?;
+        dir.sync().map_err(failed("sync the name of"))?;
+        let file = dir.open(NAME, Access::WRITE).map_err(failed("open"))?;
+        Ok(Superblock { file, sequence: 2, contents, damaged_copy: false, uneven: false, poisoned: None })
+    }
+
+    fn read(file: Arc<dyn File>) -> Result<Superblock, Error> {
+        let mut blocks = AlignedBuf::zeroed(2 * BLOCK);
+        // A short or unreadable copy counts as damaged; the other one serves.
+        let mut newer = None;
+        let mut best: Option<(u64, Contents)> = None;
+        let (mut damaged_copy, mut uneven) = (false, false);
+        for at in 0..2 {
+            let block = &mut blocks[at * BLOCK..(at + 1) * BLOCK];
+            let copy = match file.read_exact_at(block, (at * BLOCK) as u64) {
+                Ok(()) => Contents::decode(block),
+                Err(_) => Copy::Damaged,
+            };
+            match copy {
+                Copy::Good(sequence, contents) => {
+                    uneven |= best.as_ref().is_some_and(|(_, other)| *other != contents);
+                    if best.as_ref().is_none_or(|(s, _)| *s < sequence) {
+                        best = Some((sequence, contents));
+                    }
+                }
+                Copy::Newer(version) => newer = Some(version),
+                Copy::Damaged => damaged_copy = true,
+            }
+        }
+        let path = file.path().to_path_buf();
+        if let Some(found) = newer {
+            return Err(Error::Version { path, found, known: VERSION });
+        }
+        let (sequence, contents) = best.ok_or(Error::SuperblockDamaged { path })?;
+        Ok(Superblock {
+            file,
+            sequence,
+            contents,
+            damaged_copy,
+            uneven: uneven || damaged_copy,
+            poisoned: None,
+        })
+    }
+
+    /// What it holds.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// One of the copies was damaged when it was opened: worth a warning, the disk forgets.
+    pub fn damaged_copy(&self) -> bool {
+        self.damaged_copy
+    }
+
+    /// Notices a directory of somebody else.
+    pub fn check_identity(&self, expected: Identity) -> Result<(), Error> {
+        let found = self.contents.identity;
+        let foreign = |what, wanted: String, found: String| {
+            Err(Error::Foreign { path: self.file.path().into(), what, wanted, found })
+        };
+        if found.server != expected.server {
+            return foreign("server id", expected.server.to_string(), found.server.to_string());
+        }
+        if found.cluster != expected.cluster && found.cluster != 0 && expected.cluster != 0 {
+            return foreign(
+                "cluster id",
+                format!("{:#x}", expected.cluster),
+                format!("{:#x}", found.cluster),
+            );
+        }
+        Ok(())
+    }
+
+    /// Promises durably to follow no epoch below `epoch`. Only after this returns may an ACKEPOCH (or a leader's own
+    /// acceptance) exist.
+    pub fn accept_epoch(&mut self, epoch: Epoch) -> Result<(), Error> {
+        let now = self.contents.accepted_epoch;
+        if epoch < now {
+            return Err(Error::EpochWentBack { what: "accepted", now: now.0, given: epoch.0 });
+        }
+        self.update(|c| c.accepted_epoch = epoch)
+    }
+
+    /// Records that the history of `epoch` is here. Takes the proof that this history is durable: epoch files written before
+    /// the history were a way to lose acknowledged writes (ZOOKEEPER-4643).
+    pub fn enter_epoch(&mut self, epoch: Epoch, history: Durable) -> Result<(), Error> {
+        let now = self.contents.current_epoch;
+        if epoch < now || epoch < history.upto().epoch() {
+            let now = now.0.max(history.upto().epoch().0);
+            return Err(Error::EpochWentBack { what: "current", now, given: epoch.0 });
+        }
+        self.update(|c| {
+            c.current_epoch = epoch;
+            c.accepted_epoch = c.accepted_epoch.max(epoch);
+            c.joined = true;
+        })
+    }
+
+    /// Records that this server may vote with what it has.
+    pub fn set_joined(&mut self) -> Result<(), Error> {
+        self.update(|c| c.joined = true)
+    }
+
+    /// Takes over the epochs of an imported directory.
+    pub fn import_epochs(&mut self, accepted: Epoch, current: Epoch) -> Result<(), Error> {
+        let now = &self.contents;
+        if accepted < now.accepted_epoch || current < now.current_epoch || accepted < current {
+            let now = now.accepted_epoch.max(current);
+            return Err(Error::EpochWentBack { what: "imported", now: now.0, given: accepted.0 });
+        }
+        self.update(|c| (c.accepted_epoch, c.current_epoch, c.joined) = (accepted, current, true))
+    }
+
+    /// Gives the directory the ensemble's id, if it has none yet.
+    pub fn adopt_cluster(&mut self, cluster: u64) -> Result<(), Error> {
+        self.check_identity(Identity { cluster, ..self.contents.identity })?;
+        self.update(|c| c.identity.cluster = cluster)
+    }
+
+    pub(crate) fn set_log(&mut self, start: u64, newest: u64) -> Result<(), Error> {
+        self.update(|c| (c.log_start, c.log_newest) = (start, newest))
+    }
+
+    fn update(&mut self, change: impl FnOnce(&mut Contents)) -> Result<(), Error> {
+        if let Some(first) = &self.poisoned {
+            return Err(Error::Poisoned { first: first.clone() });
+        }
+        let mut next = self.contents.clone();
+        change(&mut next);
+        if next == self.contents && !self.uneven {
+            return Ok(());
+        }
+        let mut block = AlignedBuf::zeroed(BLOCK);
+        // Over the older copy first: the sequence says which (even: the second block holds the newer one).
+        for _ in 0..2 {
+            self.sequence += 1;
+            next.encode(self.sequence, &mut block);
+            let offset = (1 - self.sequence % 2) * BLOCK as u64;
+            if let Err(e) = self.file.write_durable(&block, offset) {
+                let error = Error::io("write", self.file.path(), Some(offset), e);
+                self.poisoned = Some(error.to_string().into());
+                return Err(error);
+            }
+        }
+        self.contents = next;
+        self.uneven = false;
+        Ok(())
+    }
+}
+
+fn path(dir: &dyn Dir) -> PathBuf {
+    dir.path().join(NAME)
+}
