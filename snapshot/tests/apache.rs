@@ -86,7 +86,7 @@ fn z(v: u64) -> Zxid {
 #[test]
 fn files_of_real_servers_hold_what_their_servers_held() {
     // Counted with a separate program: sessions, ACLs, znodes, digest zxid, digest, last processed.
-    let table: &[(&str, &str, [u64; 3], Option<u64>, Option<u64>)] = &[
+    let table = [
         ("zk-3.8.0", "snapshot.0", [0, 1, 4], Some(0), None),
         ("zk-3.8.0", "snapshot.106", [1, 2, 98], None, None),
         ("zk-3.8.0", "snapshot.1a6", [5, 5, 89], None, None),
@@ -97,15 +97,15 @@ fn files_of_real_servers_hold_what_their_servers_held() {
         ("zk-3.9.5", "snapshot.26c.gz", [5, 5, 89], Some(0x26f), Some(0x26f)),
         ("zk-3.9.5", "snapshot.305.gz", [5, 5, 144], Some(0x306), Some(0x306)),
     ];
-    for (server, name, [sessions, acls, nodes], digest_zxid, last) in table {
+    for (server, name, counts, digest_zxid, last) in table {
         let dir = sample(server);
         precheck(&dir, name).unwrap();
         let (parts, summary) = parts_of(&dir, name).unwrap();
         let c = summary.counts;
-        assert_eq!([c.sessions, c.acls, c.nodes], [*sessions, *acls, *nodes], "{server} {name}");
+        assert_eq!([c.sessions, c.acls, c.nodes], counts, "{server} {name}");
         assert!(summary.digest.unwrap().digest.is_some_and(|d| d.version == 2), "{server} {name}");
         if let Some(zxid) = digest_zxid {
-            assert_eq!(summary.digest.unwrap().zxid, z(*zxid), "{server} {name}");
+            assert_eq!(summary.digest.unwrap().zxid, z(zxid), "{server} {name}");
         }
         assert_eq!(summary.last_processed, last.map(z), "{server} {name}");
         for kind in [Kind::Sessions, Kind::Acls, Kind::Nodes] {
@@ -335,7 +335,7 @@ fn an_export_is_the_state_that_went_in_and_starts_an_apache() {
         }
         let name = export.write(&*dir, z(0x306), compression, sections).unwrap();
         assert_eq!(name, apache::name_of(z(0x306), compression));
-        assert_eq!(names(&*dir), [name.clone()]);
+        assert_eq!(names(&*dir), std::slice::from_ref(&name));
         precheck(&*dir, &name).unwrap();
         let (back, summary_back) = parts_of(&*dir, &name).unwrap();
         assert_eq!(summary_back, summary);

@@ -158,10 +158,11 @@ fn a_received_snapshot_retires_all_before_it() {
 
 #[test]
 fn sweeping_takes_leftovers_and_nothing_else() {
-    let (_, dir) = with(&[(1, 1)]);
+    let (disk, dir) = with(&[(1, 1)]);
     for name in ["snapshot.7.tmp", "manifest.tmp", "snapshot.x.tmp", "mine.tmp"] {
         put_file(&*dir, name, b"half");
     }
     assert_eq!(open(&dir).sweep().unwrap(), 2);
-    assert_eq!(names(&*dir), ["mine.tmp", "snapshot.1", "snapshot.x.tmp"]);
+    let after = disk.crash(&mut |_| false).dir("snapshot");
+    assert_eq!(names(&*after), ["mine.tmp", "snapshot.1", "snapshot.x.tmp"], "durably");
 }

@@ -337,6 +337,63 @@ fn a_resealed_file_is_the_same_file() {
 }
 
 #[test]
+fn right_checksums_do_not_excuse_wrong_fields() {
+    // Two chunks of znodes, so that there is an order and a second of everything.
+    let dir = dir();
+    let block = |fill: u8| {
+        let mut bytes = Vec::new();
+        let (data, stat) = (vec![fill; CHUNK_RAW_TARGET], Default::default());
+        proto::state::NodeRecord { path: "/a".into(), data: Some(&data), acl: -1, stat }.encode(&mut bytes);
+        (Kind::Nodes, 1, bytes)
+    };
+    let make = |a, b| {
+        let entry = write(&dir, 7, 9, &[block(a), block(b)]).unwrap();
+        read_file(&*dir, entry.name())
+    };
+    let good = make(1, 2);
+    let footer = good.len() - FOOTER_LEN;
+    let first = HEADER_LEN;
+    let second = first + pieces(&good)[1].len();
+    let wrong = |message: &str, changes: &[(usize, u8)]| {
+        let mut bytes = good.clone();
+        for &(at, v) in changes {
+            bytes[at] = v;
+        }
+        reseal(&mut bytes);
+        let e = verify_bytes(&bytes, "snapshot.7").expect_err(message);
+        assert!(e.is_damage() && e.to_string().contains(message), "{message}: {e}");
+    };
+    wrong("reserved byte", &[(13, 1)]);
+    wrong("reserved byte", &[(first + 11, 1)]);
+    wrong("reserved byte", &[(footer + 90, 1)]);
+    wrong("chunk marker", &[(second, b'X')]);
+    wrong("chunk index", &[(second + 7, 0)]);
+    wrong("kind: 0x3 wanted", &[(first + 8, 4)]);
+    wrong("kind, at least that of the chunk before", &[(second + 8, 1), (footer + 23, 1), (footer + 39, 1)]);
+    wrong("codec", &[(first + 9, 2)]);
+    wrong("stored bytes", &[(first + 9, 0)]);
+    wrong("records in a chunk", &[(first + 15, 0)]);
+    wrong("uncompressed bytes of a chunk", &[(first + 16, 0xff)]);
+    wrong("stored bytes of a chunk", &[(first + 20, 0xff)]);
+    wrong("the file ends", &[(second + 22, 0xff)]);
+    let (raw_low, raw_of_footer) = (good[first + 19], good[footer + 47]);
+    wrong("uncompressed bytes in the footer", &[(footer + 47, raw_of_footer + 1)]);
+    wrong("uncompressed bytes: 0x", &[(first + 19, raw_low + 1), (footer + 47, raw_of_footer + 1)]);
+    wrong("decompress", &[(first + 19, raw_low - 1), (footer + 47, raw_of_footer - 1)]);
+    wrong("znodes in the footer", &[(footer + 39, 3)]);
+    wrong("bytes before the footer", &[(footer + 11, 3)]);
+    wrong("start zxid in the footer", &[(footer + 63, 8)]);
+    wrong("end zxid", &[(footer + 71, 6)]);
+    wrong("digest of a tree without one", &[(footer + 15, 0)]);
+    // The footer of another file of the same zxid and the same sizes: only the chain tells.
+    let other = make(3, 4);
+    assert_eq!(other.len(), good.len());
+    let mixed = [&good[..footer], &other[footer..]].concat();
+    let e = verify_bytes(&mixed, "snapshot.7").unwrap_err();
+    assert!(e.to_string().contains("the chain of the whole file"), "{e}");
+}
+
+#[test]
 fn mutated_files_with_right_checksums_are_refused_or_read_and_never_panic() {
     let good = bytes_of(7, 60);
     let mut random = Random::new(11);
