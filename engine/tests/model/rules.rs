@@ -472,6 +472,23 @@ fn a_session_has_no_more_ephemerals_than_its_closing_txn_can_list() {
 }
 
 #[test]
+fn a_session_with_more_ephemerals_than_a_record_lists_is_closed_all_the_same() {
+    let mut s = server();
+    for i in 0..10 {
+        s.run(ME, NOBODY, &create(&format!("/e{i}"), 1));
+    }
+    // As after an import from servers with a larger bound.
+    let prep = PrepConfig { record_bytes_max: 100, ..PrepConfig::default() };
+    s.prep = engine::Prep::new(&s.tree, prep);
+    s.prepare(ME, NOBODY, &WriteOp::CloseSession);
+    let Txn::CloseSession { paths: Some(listed) } = s.last_record().txn else { panic!("no list") };
+    assert!((1..10).contains(&listed.len()) && s.in_flight[0].byte_len() <= 100, "{listed:?}");
+    s.apply();
+    assert!(s.tree.ephemerals_of(SessionId(ME)).is_empty());
+    assert_eq!(stat(&s, "/").unwrap().num_children, 1);
+}
+
+#[test]
 fn hard_quotas_hold_for_pipelined_requests_too() {
     let tree = TreeConfig { enforce_quota: true, ..TreeConfig::default() };
     let mut s = server_with(tree, PrepConfig::default());
