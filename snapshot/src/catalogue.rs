@@ -1,7 +1,7 @@
 //! The directory of snapshots: which there are, which are good, which may go.
 //!
-//! The manifest, a small text file beside the snapshots, remembers which have been read through and found whole, so that
-//! retention does not read them again. It is derived: losing it loses nothing but that work.
+//! The manifest, a small text file beside the snapshots, remembers which have been read through and found
+//! whole, so that retention does not read them again. It is derived: losing it loses nothing but that work.
 //!
 //! ```text
 //! falconer snapshot manifest 1
@@ -52,7 +52,8 @@ impl Entry {
         self.footer.start
     }
 
-    /// Nothing after this zxid is inside; the log has to reach from `start` to here without a hole for the snapshot to be of use.
+    /// Nothing after this zxid is inside; the log has to reach from `start` to here without a hole for the
+    /// snapshot to be of use.
     pub fn end(&self) -> Zxid {
         self.footer.end
     }
@@ -138,7 +139,8 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Removes the leftovers of snapshots and manifests that were never finished. Returns how many there were.
+    /// Removes the leftovers of snapshots and manifests that were never finished. Returns how many there
+    /// were.
     pub fn sweep(&mut self) -> Result<usize, Error> {
         let listed = self.dir.list().map_err(|e| Error::io(&self.path_of(""), "list", e))?;
         let leftovers: Vec<String> = listed
@@ -158,7 +160,8 @@ impl Catalogue {
         &self.entries
     }
 
-    /// What could not be used, newest first.
+    /// What could not be used, newest first. One that is newer than the newest usable deserves a warning, and
+    /// [`Error::Newer`] or [`Error::Io`] among them a refusal: falling back would be a guess, not a repair.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
@@ -190,7 +193,8 @@ impl Catalogue {
         }
     }
 
-    /// Notes that a usable one has been read through, by a load or by [`Snapshot::verify`], and writes the manifest.
+    /// Notes that a usable one has been read through, by a load or by [`Snapshot::verify`], and writes the
+    /// manifest.
     pub fn mark_verified(&mut self, start: Zxid, now: WallMs) -> Result<(), Error> {
         if let Some(entry) = self.entries.iter_mut().find(|e| e.start() == start) {
             entry.verified = Some(now);
@@ -198,8 +202,8 @@ impl Catalogue {
         self.write_manifest()
     }
 
-    /// Reads through the newest `count` that have not been verified yet, with `workers` threads; the damaged ones are skipped
-    /// from now on, and as many more are read. An error is the disk's, not a damaged file's.
+    /// Reads through the newest `count` that have not been verified yet, with `workers` threads; the damaged
+    /// ones are skipped from now on, and as many more are read. An error is the disk's, not a damaged file's.
     pub fn verify_newest(&mut self, count: usize, workers: usize, now: WallMs) -> Result<(), Error> {
         let mut at = 0;
         let mut changed = false;
@@ -223,9 +227,9 @@ impl Catalogue {
         if changed { self.write_manifest() } else { Ok(()) }
     }
 
-    /// What may go when the `keep` (at least 1) newest *verified* snapshots stay: all files that are older than the oldest of these, usable or
-    /// not. Damaged ones among the kept stay as evidence until they are old. While fewer than `keep` are verified,
-    /// nothing may go.
+    /// What may go when the `keep` (at least 1) newest *verified* snapshots stay: all files that are older
+    /// than the oldest of these, usable or not. Damaged ones among the kept stay as evidence until they are
+    /// old. While fewer than `keep` are verified, nothing may go.
     pub fn retention(&self, keep: usize) -> Retention {
         let verified = self.entries.iter().filter(|e| e.verified.is_some());
         let Some(oldest) = verified.map(Entry::start).nth(keep.max(1) - 1) else {
@@ -240,15 +244,16 @@ impl Catalogue {
         Retention { remove, log_needed_after: Some(oldest) }
     }
 
-    /// Removes what [`Catalogue::retention`] named. The log before [`Retention::log_needed_after`] may go after this, not before it:
-    /// an older snapshot without its log is a trap.
+    /// Removes what [`Catalogue::retention`] named. The log before [`Retention::log_needed_after`] may go
+    /// after this, not before it: an older snapshot without its log is a trap.
     pub fn remove(&mut self, retention: &Retention) -> Result<(), Error> {
         self.forget(&retention.remove)
     }
 
-    /// The log was cut behind `last`: removes every file that is not known to hold nothing later, newest first (ZOOKEEPER-4837: a
-    /// reload from such a snapshot brings back what was cut off). What cannot be opened goes too: one that was only unreadable for
-    /// a moment would be back at the next start. To be durable before the truncation is; returns the names removed.
+    /// The log was cut behind `last`: removes every file that is not known to hold nothing later, newest
+    /// first (ZOOKEEPER-4837: a reload from such a snapshot brings back what was cut off). What cannot be
+    /// opened goes too: one that was only unreadable for a moment would be back at the next start. To be
+    /// durable before the truncation is; returns the names removed.
     pub fn truncated(&mut self, last: Zxid) -> Result<Vec<String>, Error> {
         let usable = self.entries.iter().filter(|e| e.end() > last).map(|e| e.name.clone());
         let skipped = self.skipped.iter().map(|s| s.name.clone());
@@ -262,8 +267,8 @@ impl Catalogue {
         Ok(names)
     }
 
-    /// A snapshot was received whole and its log begins at `start`: removes every older file, oldest first, since the log has a hole
-    /// before it (storage format, trap S35).
+    /// A snapshot was received whole and its log begins at `start`: removes every older file, oldest first,
+    /// since the log has a hole before it (storage format, trap S35).
     pub fn retire_before(&mut self, start: Zxid) -> Result<Vec<String>, Error> {
         let usable = self.entries.iter().filter(|e| e.start() < start).map(|e| (e.start(), e.name.clone()));
         let skipped = self.skipped.iter().filter(|s| s.start < start).map(|s| (s.start, s.name.clone()));
@@ -338,7 +343,8 @@ struct Line {
 }
 
 impl Line {
-    /// The footer's checksum covers, through the chain, the whole content: equal means the same file, not only the same name.
+    /// The footer's checksum covers, through the chain, the whole content: equal means the same file, not
+    /// only the same name.
     fn names(&self, entry: &Entry) -> bool {
         (self.start, self.bytes, self.footer_crc) == (entry.start(), entry.bytes(), entry.footer_crc)
     }

@@ -8,7 +8,7 @@
 //!   0       8 magic      "FLCNSNAP"
 //!   8       4 version    1
 //!  12       4 reserved
-//!  16      16 cluster    id of the ensemble, as the superblock holds it
+//!  16      16 cluster    id of the ensemble, as the superblock holds it; zeros: it had none yet
 //!  32       8 server     id of the server that wrote it (tells, does not bind: a backup may be restored elsewhere)
 //!  40       8 start      zxid applied when the walk began: everything up to it is inside
 //!  48       8 written    wall-clock ms when the walk began
@@ -46,10 +46,10 @@
 //! 116       4 crc        crc32c of bytes 0..116
 //! ```
 //!
-//! The chain ties the whole file together in order: each link is a crc32c over the head of one part, continued
-//! from the link before, and each chunk's head holds the checksum of its payload. A chunk that is missing,
-//! repeated, moved or taken from another snapshot breaks it, and nothing is summed twice. The footer's own crc lets
-//! a catalogue judge a file by its last 120 bytes and its length alone.
+//! The chain ties the whole file together in order: each link is a crc32c over the head of one part,
+//! continued from the link before, and each chunk's head holds the checksum of its payload. A chunk that is
+//! missing, repeated, moved or taken from another snapshot breaks it, and nothing is summed twice. The
+//! footer's own crc lets a catalogue judge a file by its last 120 bytes and its length alone.
 //!
 //! | crash while writing | what a start finds |
 //! |---|---|
@@ -71,6 +71,8 @@ pub const FOOTER_MAGIC: &[u8; 8] = b"FLCNFOOT";
 pub const CHUNK_MARKER: &[u8; 4] = b"CHNK";
 /// The format this program writes, and the newest it reads.
 pub const VERSION: u32 = 1;
+/// The cluster id of an ensemble that has none yet.
+pub const NO_CLUSTER: [u8; 16] = [0; 16];
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 64;
 /// Bytes of a chunk's head.
@@ -90,7 +92,7 @@ pub struct Chain(u32);
 /// The head of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// The ensemble.
+    /// The ensemble, or [`NO_CLUSTER`].
     pub cluster: [u8; 16],
     /// The server that wrote it.
     pub server: ServerId,

@@ -1,13 +1,14 @@
 //! The state on disk: streams `proto::state` records to and from snapshot files.
 //!
-//! A server that starts loads the newest valid snapshot and replays the log over it; a server that runs writes one
-//! now and then so that the log can be forgotten. This crate holds the files between the two: what a
-//! snapshot looks like, how it is written so that a crash leaves the one before it usable, how it is read by many threads at once,
-//! which of several is to be trusted, and when the next one is due.
+//! A server that starts loads the newest valid snapshot and replays the log over it; a server that runs
+//! writes one now and then so that the log can be forgotten. This crate holds the files between the two: what
+//! a snapshot looks like, how it is written so that a crash leaves the one before it usable, how it is read
+//! by many threads at once, which of several is to be trusted, and when the next one is due.
 //!
-//! Three nouns. A *part* is what a walk over the state yields and an import takes: some records of one [`Kind`], encoded
-//! one after the other ([`proto::state`]). A *chunk* is what the file holds: one or more parts, compressed and checksummed
-//! together. A *catalogue* is the directory: snapshots newest first, with what is known of each.
+//! Three nouns. A *part* is what a walk over the state yields and an import takes: some records of one
+//! [`Kind`], encoded one after the other ([`proto::state`]). A *chunk* is what the file holds: one or more
+//! parts, compressed and checksummed together. A *catalogue* is the directory: snapshots newest first, with
+//! what is known of each.
 //!
 //! ```text
 //!   parts ── Writer::part ──► chunks ── Writer::finish ──► footer, sync, rename, sync dir ──► Entry
@@ -19,13 +20,13 @@
 //!   apache::{read, Writer, plan_import}: the same parts from and to Apache's version-2 files
 //! ```
 //!
-//! A snapshot is *fuzzy*: it was written while writes went on. All up to its `start` zxid is inside, some of what lies
-//! between `start` and `end` is, nothing after `end`. It is the state of no moment until the log from
-//! `start` to `end`, without a hole, has been replayed over it.
+//! A snapshot is *fuzzy*: it was written while writes went on. All up to its `start` zxid is inside, some of
+//! what lies between `start` and `end` is, nothing after `end`. It is the state of no moment until the log
+//! from `start` to `end`, without a hole, has been replayed over it.
 //!
-//! Not here: the tree (the engine exports and imports the same records), the log (the caller says how far
-//! it reaches), threads but for the loader's workers, clocks and chance (arguments of [`policy`]), rate limits (the
-//! caller's hook decides).
+//! Not here: the tree (the engine exports and imports the same records), the log (the caller says how far it
+//! reaches), threads but for the loader's workers, clocks and chance (arguments of [`policy`]), rate limits
+//! (the caller's hook decides).
 //!
 //! ```
 //! use proto::{ServerId, WallMs, Zxid};
@@ -70,8 +71,8 @@ pub use write::{Pace, Writer};
 use proto::Zxid;
 use std::fmt;
 
-/// What the records of a part are. In this order they are written and delivered: an znode is never seen before the table
-/// that its ACL number points into.
+/// What the records of a part are. In this order they are written and delivered: a znode is never seen
+/// before the table that its ACL number points into.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
     /// [`proto::state::SessionRecord`].
@@ -120,7 +121,8 @@ pub struct Digest {
     pub value: i64,
 }
 
-/// The name of the snapshot that starts at `start`: `snapshot.` and the zxid in hexadecimal, as Apache names its own.
+/// The name of the snapshot that starts at `start`: `snapshot.` and the zxid in hexadecimal, as Apache names
+/// its own.
 pub fn name_of(start: Zxid) -> String {
     format!("{NAME_PREFIX}{:x}", start.as_u64())
 }

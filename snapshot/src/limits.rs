@@ -5,17 +5,17 @@
 /// keeps a slice of work short beside the commits and gives a parallel loader enough chunks.
 pub const CHUNK_RAW_TARGET: usize = 512 * 1024;
 
-/// Uncompressed bytes of one chunk, at most. A part of a walk is never split, and one znode with its value must
-/// fit: the largest frame a server can be told to accept (jute.maxbuffer) has to stay below it. It bounds
-/// what a loader allocates on the word of a header.
+/// Uncompressed bytes of one chunk, at most. A part of a walk is never split, and one znode with its value
+/// must fit: the largest frame a server can be told to accept (jute.maxbuffer) has to stay below it. It
+/// bounds what a loader allocates on the word of a header.
 pub const CHUNK_RAW_MAX: usize = 256 * 1024 * 1024;
 
 /// Stored bytes of one chunk, at most: zstd can expand what does not compress, by less than one part in 128
 /// plus a few bytes of frame.
 pub const CHUNK_STORED_MAX: usize = CHUNK_RAW_MAX + CHUNK_RAW_MAX / 128 + 1024;
 
-/// Written bytes after which the file is synced while it is being written, so that the last sync and the disk's
-/// queue stay short beside the log's commits.
+/// Written bytes after which the file is synced while it is being written, so that the last sync and the
+/// disk's queue stay short beside the log's commits.
 pub const SYNC_EVERY: u64 = 8 * 1024 * 1024;
 
 /// Snapshots that a catalogue considers, newest first; Apache stops at the same number.

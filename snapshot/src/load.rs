@@ -1,12 +1,12 @@
 //! Reading one snapshot, by many threads at once.
 //!
-//! The heads of the chunks are read in order, one thread at a time; whoever took one reads, checks, decompresses
-//! and delivers its payload beside the others. So the disk sees as many reads as there are workers, in ascending order, and
-//! no more chunks are in memory than workers.
+//! The heads of the chunks are read in order, one thread at a time; whoever took one reads, checks,
+//! decompresses and delivers its payload beside the others. So the disk sees as many reads as there are
+//! workers, in ascending order, and no more chunks are in memory than workers.
 
 use crate::error::{Damage, Error, LoadError};
 use crate::format::{
-    CHUNK_HEAD_LEN, Chain, ChunkHead, Codec, Counts, FOOTER_LEN, Footer, HEADER_LEN, Header,
+    CHUNK_HEAD_LEN, Chain, ChunkHead, Codec, Counts, FOOTER_LEN, Footer, HEADER_LEN, Header, NO_CLUSTER,
 };
 use crate::limits::WORKERS_MAX;
 use crate::{Kind, records, start_of};
@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfs::{Access, Dir, File};
 
-/// A snapshot whose header, footer and length have been found good; the chunks are checked as they are loaded.
+/// A snapshot whose header, footer and length have been found good; the chunks are checked as they are
+/// loaded.
 #[derive(Debug)]
 pub struct Snapshot {
     file: Arc<dyn File>,
@@ -29,7 +30,8 @@ pub struct Snapshot {
 pub type Sink<'a, E> = dyn Fn(Kind, u32, &[u8]) -> Result<(), E> + Sync + 'a;
 
 impl Snapshot {
-    /// Opens `name` and makes the quick check. `cluster`: refuse the file of another ensemble.
+    /// Opens `name` and makes the quick check. `cluster`: refuse the file of another ensemble; an id of zeros,
+    /// there or here, means that the ensemble had none yet, and fits any.
     pub fn open(dir: &dyn Dir, name: &str, cluster: Option<[u8; 16]>) -> Result<Snapshot, Error> {
         let path = dir.path().join(name).display().to_string();
         let file = dir.open(name, Access::READ).map_err(|e| Error::io(&path, "open", e))?;
@@ -42,7 +44,10 @@ impl Snapshot {
         let mut head = [0; HEADER_LEN];
         read(&*file, &path, &mut head, 0)?;
         let (header, chain) = Header::decode(&head, &path)?;
-        if let Some(wanted) = cluster.filter(|&wanted| wanted != header.cluster) {
+        if let Some(wanted) = cluster
+            && wanted != header.cluster
+            && ![wanted, header.cluster].contains(&NO_CLUSTER)
+        {
             return Err(Error::Foreign { path, wanted, found: header.cluster });
         }
         let at = len - FOOTER_LEN as u64;
@@ -68,9 +73,10 @@ impl Snapshot {
         Ok(Snapshot { file, path, header, chain, footer, footer_bytes })
     }
 
-    /// Delivers everything to `sink`: sessions and ACLs one part after the other, then the znodes from up to `workers` threads
-    /// at once (this one among them). `Ok` says that every checksum, count and the chain to the footer were
-    /// right and the sink took every part. After an error the sink has seen some parts: its state is to be thrown away.
+    /// Delivers everything to `sink`: sessions and ACLs one part after the other, then the znodes from up to
+    /// `workers` threads at once (this one among them). `Ok` says that every checksum, count and the chain to
+    /// the footer were right and the sink took every part. After an error the sink has seen some parts: its
+    /// state is to be thrown away.
     pub fn load<E: Send>(&self, workers: usize, sink: &Sink<'_, E>) -> Result<(), LoadError<E>> {
         self.run(workers, &|chunk, bytes| {
             sink(chunk.head.kind, chunk.head.count, bytes).map_err(LoadError::Sink)
@@ -104,7 +110,8 @@ impl Snapshot {
         Footer::crc_of(&self.footer_bytes)
     }
 
-    /// The heads of all chunks with the offsets of their payloads, the chain checked; the payloads are not looked at. For dumps.
+    /// The heads of all chunks with the offsets of their payloads, the chain checked; the payloads are not
+    /// looked at. For dumps.
     pub fn chunks(&self) -> Result<Vec<(ChunkHead, u64)>, Error> {
         let mut cursor = Cursor::new(self);
         // Each takes its head's bytes in the file, so the length of the file bounds the vector.
@@ -320,7 +327,8 @@ fn read(file: &dyn File, path: &str, buf: &mut [u8], offset: u64) -> Result<(), 
     Err(Error::damaged(path, offset, damage))
 }
 
-/// A worker that panics takes the whole load down with it (the scope passes the panic on), so what it left is never used.
+/// A worker that panics takes the whole load down with it (the scope passes the panic on), so what it left is
+/// never used.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

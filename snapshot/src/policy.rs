@@ -1,20 +1,22 @@
 //! When the next snapshot is due.
 //!
-//! Apache's rule proposes: after each transaction, `transactions > snapCount/2 + r1` or `log bytes > S/2 + r2`, with `r1` uniform
-//! in `[0, snapCount/2)` and `r2` in `[0, S/2)`, drawn anew each time, so that the servers of an ensemble do not all write theirs at
-//! once (SyncRequestProcessor). Falconer starts what was proposed once the log since the last snapshot is larger than that snapshot:
-//! a large tree under a heavy stream of small writes is then not written without end, and the log to replay never
-//! exceeds what loading costs anyway. An operator's demand waits for neither.
+//! Apache's rule proposes: after each transaction, `transactions > snapCount/2 + r1` or `log bytes > S/2 +
+//! r2`, with `r1` uniform in `[0, snapCount/2)` and `r2` in `[0, S/2)`, drawn anew each time, so that the
+//! servers of an ensemble do not all write theirs at once (SyncRequestProcessor). Falconer starts what was
+//! proposed once the log since the last snapshot is larger than that snapshot: a large tree under a heavy
+//! stream of small writes is then not written without end, and the log to replay never exceeds what loading
+//! costs anyway. An operator's demand waits for neither.
 //!
 //! Pure: counts and chance are arguments.
 
 /// The settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Transactions between snapshots (`zookeeper.snapCount`, default 100 000); less than 2 counts as 2, as upstream.
+    /// Transactions between snapshots (`zookeeper.snapCount`, default 100 000); less than 2 counts as 2, as
+    /// upstream.
     pub snap_count: u32,
-    /// Log bytes between snapshots (`zookeeper.snapSizeLimitInKb` in bytes, default 4 GiB); 0 switches this half of
-    /// the rule off.
+    /// Log bytes between snapshots (`zookeeper.snapSizeLimitInKb` in bytes, default 4 GiB); 0 switches this
+    /// half of the rule off.
     pub snap_size_bytes: u64,
 }
 
@@ -60,8 +62,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Starts to count. `last_bytes`: the size of the newest valid snapshot's file, 0 if there is none. What is replayed from the
-    /// log at start is to be counted with [`Policy::logged`] too, so that a server that restarts often does not replay ever more.
+    /// Starts to count. `last_bytes`: the size of the newest valid snapshot's file, 0 if there is none. What
+    /// is replayed from the log at start is to be counted with [`Policy::logged`] too, so that a server that
+    /// restarts often does not replay ever more.
     pub fn new(settings: Settings, last_bytes: u64, chance: Chance) -> Policy {
         let (count_threshold, bytes_threshold) = thresholds(&settings, chance);
         Policy {
@@ -75,7 +78,8 @@ impl Policy {
         }
     }
 
-    /// `txns` more transactions took `bytes` more bytes of log, padding included: lonely writes fill whole blocks.
+    /// `txns` more transactions took `bytes` more bytes of log, padding included: lonely writes fill whole
+    /// blocks.
     pub fn logged(&mut self, txns: u64, bytes: u64) {
         self.txns = self.txns.saturating_add(txns);
         self.log_bytes = self.log_bytes.saturating_add(bytes);
@@ -86,7 +90,7 @@ impl Policy {
         self.demanded = true;
     }
 
-    /// Whether to begin one now, and why. `None` too while one runs: the caller asks only when none does.
+    /// Whether to begin one now, and why. To be asked only while none runs.
     pub fn due(&self) -> Option<Why> {
         if self.demanded {
             return Some(Why::Demand);
@@ -108,8 +112,9 @@ impl Policy {
         self.demanded = false;
     }
 
-    /// The one that began is durable and its file has `bytes` bytes. (One that failed is not reported: the counting since it
-    /// began stands, so the next attempt comes after another full round and a full disk is not hammered.)
+    /// The one that began is durable and its file has `bytes` bytes. (One that failed is not reported: the
+    /// counting since it began stands, so the next attempt comes after another full round and a full disk is
+    /// not hammered.)
     pub fn completed(&mut self, bytes: u64) {
         self.last_bytes = bytes;
     }

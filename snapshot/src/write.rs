@@ -15,14 +15,14 @@ use vfs::{Access, Dir, File};
 /// [`ControlFlow::Break`] gives the snapshot up.
 pub type Pace = Box<dyn FnMut(u64) -> ControlFlow<()> + Send>;
 
-/// A snapshot being written, under a temporary name until [`Writer::finish`]. Dropped before that it takes its
-/// file away again (best effort: a start sweeps what is left, see [`crate::Catalogue::sweep`]).
+/// A snapshot being written, under a temporary name until [`Writer::finish`]. Dropped before that it takes
+/// its file away again (best effort: a start sweeps what is left, see [`crate::Catalogue::sweep`]).
 ///
 /// | state a crash can leave | what follows |
 /// |---|---|
 /// | temporary file, any subset of its bytes | swept; the snapshots before it are as they were |
 /// | final name, whole file | usable: all bytes were synced before the rename |
-/// | both the older file of the same name, or the new one | either is whole |
+/// | the older file of the same name instead | it is whole too, and its log is still there |
 pub struct Writer {
     dir: Arc<dyn Dir>,
     file: Arc<dyn File>,
@@ -53,7 +53,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a snapshot whose walk started with `header.start` applied. Any leftover of an earlier attempt is removed.
+    /// Begins a snapshot whose walk started with `header.start` applied. Any leftover of an earlier attempt
+    /// is removed.
     pub fn create(dir: Arc<dyn Dir>, header: Header, pace: Pace) -> Result<Writer, Error> {
         let name = name_of(header.start);
         let temp = format!("{name}{TEMP_SUFFIX}");
@@ -95,8 +96,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Adds one part of a walk: `count` records of `kind`, encoded one after the other in `bytes`. Kinds come in their order.
-    /// After an error the snapshot cannot be continued.
+    /// Adds one part of a walk: `count` records of `kind`, encoded one after the other in `bytes`. Kinds come
+    /// in their order. After an error the snapshot cannot be continued.
     pub fn part(&mut self, kind: Kind, count: u32, bytes: &[u8]) -> Result<(), Error> {
         if count == 0 {
             assert!(bytes.is_empty(), "bytes without a record are a mistake of the walk");
@@ -124,8 +125,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the snapshot: `end` is what is applied now, `digest` that of the tree at `end`, `ended` the wall clock. When this
-    /// returns the snapshot is durable under its name.
+    /// Ends the snapshot: `end` is what is applied now, `digest` that of the tree at `end`, `ended` the wall
+    /// clock. When this returns the snapshot is durable under its name.
     pub fn finish(mut self, end: Zxid, digest: Option<Digest>, ended: WallMs) -> Result<Entry, Error> {
         assert!(self.header.start <= end, "a walk ends at or after the zxid where it began");
         self.flush_chunk()?;

@@ -1,4 +1,5 @@
-//! Power cuts, errors and full disks while snapshots are written, listed and removed: the one before stays usable.
+//! Power cuts, errors and full disks while snapshots are written, listed and removed: the one before stays
+//! usable.
 
 mod state;
 
@@ -15,8 +16,8 @@ fn open(disk: &Disk) -> Catalogue {
     Catalogue::open(disk.dir(DIR), Some(CLUSTER)).unwrap()
 }
 
-/// Every state a crash can leave after each operation of `disk`'s trace, some of the many subsets by chance: `check` gets the disk and the
-/// last mark before the crash.
+/// Every state a crash can leave after each operation of `disk`'s trace, some of the many subsets by chance:
+/// `check` gets the disk and the last mark before the crash.
 fn each_crash(disk: &Disk, check: &mut dyn FnMut(&Disk, u64)) {
     let trace = disk.trace();
     let mut platter = trace.start();
@@ -101,7 +102,8 @@ fn every_failing_operation_leaves_the_old_one_usable_and_the_next_attempt_succee
             if let Err(e) = &result {
                 assert!(matches!(e, Error::Io { .. }), "{how:?} at {nth}: {e}");
             }
-            // A snapshot that reports success is durable. The first operation, removing a leftover that is not there, may fail unseen.
+            // A snapshot that reports success is durable. The first operation, removing a leftover that is
+            // not there, may fail unseen.
             let after = disk.crash(&mut |_| false);
             let catalogue = open(&after);
             assert_eq!(catalogue.entries().last().unwrap().start(), Zxid::from_u64(5), "{how:?} at {nth}");

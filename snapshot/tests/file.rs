@@ -3,9 +3,9 @@
 mod state;
 
 use proto::{WallMs, Zxid};
-use snapshot::format::{CHUNK_HEAD_LEN, Codec, FOOTER_LEN, HEADER_LEN};
+use snapshot::format::{CHUNK_HEAD_LEN, Codec, FOOTER_LEN, HEADER_LEN, NO_CLUSTER};
 use snapshot::limits::{CHUNK_RAW_MAX, CHUNK_RAW_TARGET};
-use snapshot::{Damage, Error, Kind, LoadError, Snapshot, Writer};
+use snapshot::{Damage, Error, Header, Kind, LoadError, Snapshot, Writer};
 use state::{
     CLUSTER, Random, header, hex, load, names, parts, put_file, read_file, records, records_of, write,
 };
@@ -234,6 +234,12 @@ fn a_name_that_disagrees_with_the_file_and_a_foreign_cluster_are_refused() {
     put_file(&*dir, "snapshot.7", &bytes);
     let e = Snapshot::open(&*dir, "snapshot.7", Some([9; 16])).unwrap_err();
     assert!(matches!(e, Error::Foreign { found: CLUSTER, .. }) && !e.is_damage(), "{e}");
+    // A server learns its ensemble's id after its first snapshot may have been written, or before.
+    Snapshot::open(&*dir, "snapshot.7", Some(NO_CLUSTER)).unwrap();
+    let early = Header { cluster: NO_CLUSTER, ..header(8) };
+    let writer = Writer::create(dir.clone(), early, state::unpaced()).unwrap();
+    writer.finish(Zxid::from_u64(8), None, WallMs(0)).unwrap();
+    Snapshot::open(&*dir, "snapshot.8", Some(CLUSTER)).unwrap();
 }
 
 #[test]
@@ -300,7 +306,8 @@ fn counts_that_do_not_match_the_records_are_noticed_by_verify() {
     }
 }
 
-/// Puts checksums that are right into a file whose fields are wrong, so that the checks behind the checksums are met.
+/// Puts checksums that are right into a file whose fields are wrong, so that the checks behind the checksums
+/// are met.
 fn reseal(bytes: &mut [u8]) {
     let put = |bytes: &mut [u8], at: usize, v: u32| bytes[at..at + 4].copy_from_slice(&v.to_be_bytes());
     let number = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());

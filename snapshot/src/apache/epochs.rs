@@ -12,7 +12,8 @@ const CURRENT: &str = "currentEpoch";
 const CURRENT_TMP: &str = "currentEpoch.tmp";
 const MYID: &str = "myid";
 
-/// The epoch files as found beside the snapshots; what each means depends on the last zxid ([`EpochFiles::resolve`]).
+/// The epoch files as found beside the snapshots; what each means depends on the last zxid
+/// ([`EpochFiles::resolve`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EpochFiles {
     /// The last epoch that this server promised a leader to follow.
@@ -93,8 +94,8 @@ impl EpochFiles {
         let current = match (self.current, self.current_tmp) {
             (None, _) => last.epoch(),
             (Some(current), _) if last.epoch() <= current => current,
-            // A crash between the first record of the epoch and the rename. The file must explain the record, which Apache
-            // does not check.
+            // A crash between the first record of the epoch and the rename. The file must explain the record,
+            // which Apache does not check.
             (Some(_), Some(tmp)) if last.epoch() <= tmp => tmp,
             (Some(current), _) => return Err(EpochError::CurrentBehindLog { current, last }),
         };
@@ -130,7 +131,8 @@ fn tolerant(read: Result<Option<Epoch>, EpochError>) -> Result<Option<Epoch>, Ep
     }
 }
 
-/// Reads `myid` in `data_dir` (the parent of `version-2`); `None` where there is none, as for a standalone server.
+/// Reads `myid` in `data_dir` (the parent of `version-2`); `None` where there is none, as for a standalone
+/// server.
 pub fn read_myid(data_dir: &dyn Dir) -> Result<Option<ServerId>, EpochError> {
     let Some((path, line)) = first_line(data_dir, MYID).map_err(EpochError::Disk)? else { return Ok(None) };
     match line.parse() {
@@ -139,7 +141,8 @@ pub fn read_myid(data_dir: &dyn Dir) -> Result<Option<ServerId>, EpochError> {
     }
 }
 
-/// Writes the epoch files of an export, durably, `currentEpoch` last: until it is there no server takes the directory for whole.
+/// Writes the epoch files of an export, durably, `currentEpoch` last: until it is there no server takes the
+/// directory for whole.
 pub fn write_epochs(dir: &dyn Dir, epochs: Epochs) -> Result<(), Error> {
     assert!(epochs.current <= epochs.accepted, "what was taken over was promised before");
     write_small(dir, ACCEPTED, &epochs.accepted.to_string())?;

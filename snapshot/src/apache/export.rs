@@ -13,10 +13,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use vfs::{Access, Dir, File};
 
-/// A consistent state, gathered part by part and then written in the order that Apache wants: parents before children. It is held in memory
-/// as a whole, about its encoded size: what exports it holds a tree of that size too.
+/// A consistent state, gathered part by part and then written in the order that Apache wants: parents before
+/// children. It is held in memory as a whole, about its encoded size: what exports it holds a tree of that
+/// size too.
 ///
-/// The state must be that of one moment (a fuzzy one replayed to its end), since Apache has no log of ours to repair it with.
+/// The state must be that of one moment (a fuzzy one replayed to its end), since Apache has no log of ours to
+/// repair it with.
 #[derive(Debug, Default)]
 pub struct Export {
     sessions: Gathered,
@@ -46,8 +48,8 @@ struct Place {
 pub struct Sections {
     /// The digest of the tree, with the snapshot's zxid. Read where `digest.enabled` is on, the default.
     pub digest: Option<TreeDigest>,
-    /// The last-processed section, which 3.8 does not know (and passes over) and 3.9 reads by default. Only together with a digest:
-    /// the sections have no tags.
+    /// The last-processed section, which 3.8 does not know (and passes over) and 3.9 reads by default. Only
+    /// together with a digest: the sections have no tags.
     pub last_processed: Option<Zxid>,
 }
 
@@ -97,8 +99,8 @@ impl Export {
         Ok(())
     }
 
-    /// Writes `snapshot.<zxid>` into `dir`, durably. `zxid`: the last txn of the state. Returns the name. A temporary file of a crash is
-    /// no snapshot to Apache.
+    /// Writes `snapshot.<zxid>` into `dir`, durably. `zxid`: the last txn of the state. Returns the name. A
+    /// temporary file of a crash is no snapshot to Apache.
     pub fn write(
         mut self,
         dir: &dyn Dir,
@@ -154,8 +156,8 @@ impl Export {
         Ok(name)
     }
 
-    /// Sorts by path, which puts each parent before its children, and makes sure that it is there: Apache refuses
-    /// a snapshot with an orphan.
+    /// Sorts by path, which puts each parent before its children, and makes sure that it is there: Apache
+    /// refuses a snapshot with an orphan.
     fn sort(&mut self, path: &str) -> Result<(), Error> {
         let nodes = &self.nodes;
         let path_of = |place: &Place| node_path(&nodes[place.part as usize], place);

@@ -1,4 +1,5 @@
-//! What an import has to do, found out without doing it: which snapshot, which logs, how far the logs must reach.
+//! What an import has to do, found out without doing it: which snapshot, which logs, how far the logs must
+//! reach.
 
 use super::read::{Summary, precheck, verify};
 use super::{EpochError, EpochFiles, parse_name, read_epoch_files, zxid_in_name};
@@ -32,7 +33,8 @@ pub struct LogFile {
 pub enum Start {
     /// From this snapshot, which has been read through and found whole.
     Snapshot(Candidate, Summary),
-    /// From an empty tree, with logs: only where the operator said that no snapshot is to be trusted as empty.
+    /// From an empty tree, with logs: only where the operator said that no snapshot is to be trusted as
+    /// empty.
     EmptyTree,
     /// There is nothing to import.
     Nothing,
@@ -43,13 +45,14 @@ pub enum Start {
 pub struct ImportPlan {
     /// From what.
     pub start: Start,
-    /// The logs to replay, oldest first: the one that begins at or before the first zxid needed, and all later ones. Records at or
-    /// before the start's zxid in them are to be passed over.
+    /// The logs to replay, oldest first: the one that begins at or before the first zxid needed, and all
+    /// later ones. Records at or before the start's zxid in them are to be passed over.
     pub logs: Vec<LogFile>,
     /// Newer snapshots that could not be used, newest first. Reading them cost their time; say so.
     pub skipped: Vec<Skipped>,
-    /// The replay must reach at least this zxid without a hole, or the import is to be refused: a snapshot of that name existed, so
-    /// the state got that far, and an older log may end in records that were abandoned (storage format, trap S35).
+    /// The replay must reach at least this zxid without a hole, or the import is to be refused: a snapshot of
+    /// that name existed, so the state got that far, and an older log may end in records that were abandoned
+    /// (storage format, trap S35).
     pub must_reach: Zxid,
     /// The epoch files; to be resolved with the last zxid replayed.
     pub epochs: EpochFiles,
@@ -61,8 +64,8 @@ pub struct ImportPlan {
 pub enum ImportError {
     /// The disk refused.
     Disk(Error),
-    /// There are logs, and no snapshot to start from: Apache would refuse too. An empty directory that was once full looks like
-    /// this.
+    /// There are logs, and no snapshot to start from: Apache would refuse too. An empty directory that was
+    /// once full looks like this.
     LogsWithoutSnapshot {
         /// How many logs.
         logs: usize,
@@ -127,9 +130,10 @@ pub fn list_logs(dir: &dyn Dir) -> Result<Vec<LogFile>, Error> {
     Ok(found)
 }
 
-/// Chooses the newest snapshot in `dir` (the `version-2` of dataDir) that is whole, of up to 100, and says what is to be replayed
-/// from `log_dir` (the `version-2` of dataLogDir; the same where none is set). Reads each snapshot that it tries to its end.
-/// `trust_empty`: without any snapshot start from an empty tree (`zookeeper.snapshot.trust.empty`). Changes nothing.
+/// Chooses the newest snapshot in `dir` (the `version-2` of dataDir) that is whole, of up to 100, and says
+/// what is to be replayed from `log_dir` (the `version-2` of dataLogDir; the same where none is set). Reads
+/// each snapshot that it tries to its end. `trust_empty`: without any snapshot start from an empty tree
+/// (`zookeeper.snapshot.trust.empty`). Changes nothing.
 pub fn plan_import(dir: &dyn Dir, log_dir: &dyn Dir, trust_empty: bool) -> Result<ImportPlan, ImportError> {
     let candidates = list_snapshots(dir).map_err(ImportError::Disk)?;
     let all_logs = list_logs(log_dir).map_err(ImportError::Disk)?;
@@ -171,7 +175,8 @@ pub fn plan_import(dir: &dyn Dir, log_dir: &dyn Dir, trust_empty: bool) -> Resul
     }
 }
 
-/// Of `logs`, oldest first, those that may hold records after `zxid`: the last that begins at or before the next one, and all later.
+/// Of `logs`, oldest first, those that may hold records after `zxid`: the last that begins at or before the
+/// next one, and all later.
 fn logs_after(mut logs: Vec<LogFile>, zxid: Zxid) -> Vec<LogFile> {
     let next = Zxid::from_u64(zxid.as_u64().saturating_add(1));
     let begin_before = logs.partition_point(|log| log.first <= next);

@@ -1,5 +1,5 @@
-//! Apache's version-2 snapshots: read on first start and by `import`, written by `export`. The parts are the same
-//! as Falconer's own, so the engine takes and gives them the same way.
+//! Apache's version-2 snapshots: read on first start and by `import`, written by `export`. The parts are the
+//! same as Falconer's own, so the engine takes and gives them the same way.
 //!
 //! ```text
 //! file, uncompressed; big endian; sections behind the body are optional and positional
@@ -13,12 +13,13 @@
 //!   [ i64 last processed zxid                                             | seal 3 ]
 //! ```
 //!
-//! The running sum covers everything before it, earlier seals included. The zxid in the *name* is what counts: all up to
-//! it is inside, later changes may be; the last-processed section is told but not used. Compression is told by
-//! the extension: none, `.gz`, or `.snappy` (the framing of snappy-java, see [`snappy`]).
+//! The running sum covers everything before it, earlier seals included. The zxid in the *name* is what
+//! counts: all up to it is inside, later changes may be; the last-processed section is told but not used.
+//! Compression is told by the extension: none, `.gz`, or `.snappy` (the framing of snappy-java, see
+//! [`snappy`]).
 //!
-//! Apache accepts an end of file inside an optional section. Here a section is whole or the file is damaged: the
-//! quick check that Apache makes first ([`precheck`]) would refuse such a file anyway.
+//! Apache accepts an end of file inside an optional section. Here a section is whole or the file is damaged:
+//! the quick check that Apache makes first ([`precheck`]) would refuse such a file anyway.
 
 mod epochs;
 mod export;
@@ -61,8 +62,8 @@ impl Compression {
     }
 }
 
-/// The digest section: the digest of the tree after `zxid`. Comparable only if the load ends, or the replay passes, just there;
-/// zxid 0 means that none had been computed.
+/// The digest section: the digest of the tree after `zxid`. Comparable only if the load ends, or the replay
+/// passes, just there; zxid 0 means that none had been computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TreeDigest {
     /// When it was right.
@@ -71,8 +72,8 @@ pub struct TreeDigest {
     pub digest: Option<Digest>,
 }
 
-/// The zxid in a name of the form `<prefix>.<hex>[...]` as Apache parses it: the text between the first and the second dot, a signed
-/// 64-bit hexadecimal number; negative ones are none.
+/// The zxid in a name of the form `<prefix>.<hex>[...]` as Apache parses it: the text between the first and
+/// the second dot, a signed 64-bit hexadecimal number; negative ones are none.
 fn zxid_in_name(name: &str, prefix: &str) -> Option<Zxid> {
     let mut parts = name.split('.');
     if parts.next() != Some(prefix) {

@@ -54,8 +54,8 @@ pub fn precheck(dir: &dyn Dir, name: &str) -> Result<(), Error> {
     Err(Error::damaged(&path, at, Damage::Field { name, wanted: number(wanted), found: number(&found[..n]) }))
 }
 
-/// Reads the snapshot `name`, decompressing as its extension says. Everything is verified as it is read, but only at the end is
-/// it known that all was right: after an error the sink's state is to be thrown away.
+/// Reads the snapshot `name`, decompressing as its extension says. Everything is verified as it is read, but
+/// only at the end is it known that all was right: after an error the sink's state is to be thrown away.
 pub fn read<E>(dir: &dyn Dir, name: &str, sink: &mut Sink<'_, E>) -> Result<Summary, LoadError<E>> {
     let path = dir.path().join(name).display().to_string();
     let compression = compression_of(name, &path)?;
@@ -78,6 +78,7 @@ pub fn verify(dir: &dyn Dir, name: &str) -> Result<Summary, Error> {
 }
 
 /// Reads the uncompressed stream of a snapshot file. `path` is for errors.
+/// Memory is bounded whatever the stream decompresses to; a sink that counts bytes caps the rest.
 pub fn read_stream<R: Read, E>(
     source: R,
     path: &str,
@@ -104,8 +105,8 @@ pub fn read_stream<R: Read, E>(
     Ok(Summary { counts, digest, last_processed })
 }
 
-/// Reads the body alone, as a leader sends it in SNAP (no header, no seals). Returns with the counts the bytes that were read from
-/// `source` and lie behind the body.
+/// Reads the body alone, as a leader sends it in SNAP (no header, no seals). Returns with the counts the
+/// bytes that were read from `source` and lie behind the body.
 pub fn read_body<R: Read, E>(
     source: R,
     path: &str,
@@ -253,8 +254,9 @@ fn node<R: Read, E>(
     Ok(())
 }
 
-/// Apache writes a character beyond the basic plane as two surrogates of three bytes each (CESU-8), which is not UTF-8. They
-/// become the character they mean; other malformed bytes become U+FFFD, as in Apache's reader.
+/// Apache writes a character beyond the basic plane as two surrogates of three bytes each (CESU-8), which is
+/// not UTF-8. They become the character they mean; other malformed bytes become U+FFFD, as in Apache's
+/// reader.
 fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return Cow::Borrowed(text);
@@ -305,7 +307,8 @@ fn check_seal(seal: &[u8], found: u32) -> Result<(), Damage> {
     Ok(())
 }
 
-/// The optional sections: which of them are there is told by their lengths, and their seals say whether that was right.
+/// The optional sections: which of them are there is told by their lengths, and their seals say whether that
+/// was right.
 fn sections(tail: &[u8], mut adler: Adler32) -> Result<(Option<TreeDigest>, Option<Zxid>), Damage> {
     const ZXID_LEN: usize = 8;
     let mut rest = tail;

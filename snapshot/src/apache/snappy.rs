@@ -7,8 +7,8 @@
 //!  16  { i32 n, > 0;  n bytes: one raw snappy block } *
 //! ```
 //!
-//! Streams may be concatenated: where a length should stand, the magic may begin again. There is no checksum and no end mark;
-//! the seals of the snapshot inside say whether it is whole.
+//! Streams may be concatenated: where a length should stand, the magic may begin again. There is no checksum
+//! and no end mark; the seals of the snapshot inside say whether it is whole.
 
 use crate::limits::SNAPPY_BLOCK_MAX;
 use std::io::{self, Read};

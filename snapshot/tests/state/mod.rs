@@ -35,7 +35,8 @@ impl Random {
 /// One part as a walk would yield it.
 pub type Part = (Kind, u32, Vec<u8>);
 
-/// A state of `nodes` znodes below the root, in parts of up to `per_part` records. Some values are large or do not compress.
+/// A state of `nodes` znodes below the root, in parts of up to `per_part` records. Some values are large or
+/// do not compress.
 pub fn parts(seed: u64, nodes: usize, per_part: usize) -> Vec<Part> {
     let mut random = Random::new(seed);
     let mut records: Vec<(Kind, Vec<u8>)> = Vec::new();
@@ -98,7 +99,8 @@ pub fn write(dir: &Arc<dyn Dir>, start: u64, end: u64, parts: &[Part]) -> Result
 /// By kind: the number of records, the pieces they came in.
 pub type Loaded = BTreeMap<u8, (u64, Vec<Vec<u8>>)>;
 
-/// All bytes of each kind with the number of records, the znodes' chunks in the order of their bytes (threads deliver in any order).
+/// All bytes of each kind with the number of records, the znodes' chunks in the order of their bytes (threads
+/// deliver in any order).
 pub fn load(snapshot: &Snapshot, workers: usize) -> Result<Loaded, Error> {
     let seen: Mutex<Loaded> = Mutex::default();
     let loaded = snapshot.load(workers, &|kind, count, bytes| {
