@@ -14,10 +14,10 @@
 //!   parts ── Writer::part ──► chunks ── Writer::finish ──► footer, sync, rename, sync dir ──► Entry
 //!                               │ pace: the caller's hook after each chunk, to slow down or to stop
 //!   Catalogue::open ── quick check (header, footer, length) ──► entries newest first, skipped with a reason
-//!        │ verify, reject, retention, truncated
+//!        │ verify_newest, reject, retention, truncated, retire_before
 //!   Snapshot::open ── load(workers, sink) ──► sessions, ACLs, then znodes from all workers at once
 //!   Policy::logged ── due ──► when to write the next
-//!   apache::{read, Writer, plan_import}: the same parts from and to Apache's version-2 files
+//!   apache::{read, Export, plan_import}: the same parts from and to Apache's version-2 files
 //! ```
 //!
 //! A snapshot is *fuzzy*: it was written while writes went on. All up to its `start` zxid is inside, some of
