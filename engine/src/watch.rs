@@ -333,12 +333,10 @@ impl ShardWatches {
         }
     }
 
-    /// Calls `see` with each path and each of its watchers.
-    pub(crate) fn each(&self, see: &mut dyn FnMut(&str, &mut dyn Iterator<Item = (ConnId, Modes)>)) {
-        for entry in &self.entries {
-            let mut watchers = entry.watchers.iter().map(|w| (Watcher(w).conn(), Watcher(w).modes()));
-            see(&entry.path, &mut watchers);
-        }
+    /// Each path with its watchers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = (ConnId, Modes)>)> {
+        let watcher = |w| (Watcher(w).conn(), Watcher(w).modes());
+        self.entries.iter().map(move |e| (&*e.path, e.watchers.iter().map(watcher)))
     }
 }
 
@@ -529,9 +527,7 @@ mod tests {
 
         /// `zk_watch_count`, counted the slow way.
         fn slow_count(&self) -> i64 {
-            let mut n = 0;
-            self.watches.each(&mut |_, w| n += w.map(|(_, m)| m.tables()).sum::<u64>() as i64);
-            n
+            self.watches.iter().flat_map(|(_, w)| w).map(|(_, m)| m.tables() as i64).sum()
         }
     }
 

@@ -101,13 +101,13 @@ impl Tree {
         }
         for shard in &self.shards {
             let shard = shard.read();
-            shard.watches.lock().each(&mut |path, watchers| {
+            for (path, watchers) in shard.watches.lock().iter() {
                 let mut conns = recursive.remove(path).unwrap_or_default();
                 conns.extend(watchers.filter(|(_, m)| m.meets(counts)).map(|(c, _)| c));
                 if !conns.is_empty() {
                     see(path, &conns);
                 }
-            });
+            }
         }
         recursive.iter().for_each(|(path, conns)| see(path, conns));
     }

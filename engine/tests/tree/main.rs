@@ -1,0 +1,4 @@
+//! The tree as its users see it: txns in, replies and events and walks out.
+
+mod apply;
+mod world;
