@@ -20,17 +20,11 @@ mod chosen {
     pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
-        pub(crate) fn new(v: T) -> Mutex<T> {
-            Mutex(shuttle::sync::Mutex::new(v))
-        }
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().expect(NO_PANIC)
         }
         pub(crate) fn get_mut(&mut self) -> &mut T {
             self.0.get_mut().expect(NO_PANIC)
-        }
-        pub(crate) fn into_inner(self) -> T {
-            self.0.into_inner().expect(NO_PANIC)
         }
     }
 
@@ -38,9 +32,6 @@ mod chosen {
     pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
 
     impl<T> RwLock<T> {
-        pub(crate) fn new(v: T) -> RwLock<T> {
-            RwLock(shuttle::sync::RwLock::new(v))
-        }
         pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
             self.0.read().expect(NO_PANIC)
         }

@@ -1,4 +1,7 @@
 //! The tree as its users see it: txns in, replies and events and walks out.
 
 mod apply;
+mod reads;
+mod walks;
+mod watches;
 mod world;
