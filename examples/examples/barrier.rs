@@ -80,6 +80,11 @@ async fn participate(server: String, number: usize, steps: Arc<[Step]>) -> Resul
     for (index, step) in steps.iter().enumerate() {
         let barrier = format!("/step-{index}");
 
+        // One comes late: when the others all wait for it.
+        let straggles = number == index % PARTICIPANTS;
+        if straggles {
+            wait_for_queue_of(&client, &barrier, PARTICIPANTS - 1).await?;
+        }
         step.arrived.fetch_add(1, Ordering::SeqCst);
         enter(&client, &barrier, number).await?;
         assert_eq!(
@@ -88,13 +93,27 @@ async fn participate(server: String, number: usize, steps: Arc<[Step]>) -> Resul
             "nobody passes before all have arrived"
         );
 
-        println!("participant {number}: works on step {index}");
+        // The same one works long: until the others all wait to leave.
+        if straggles {
+            wait_for_queue_of(&client, &barrier, 1).await?;
+        }
+        println!("participant {number}: has done its part of step {index}");
         step.worked.fetch_add(1, Ordering::SeqCst);
-
         leave(&client, &barrier, number).await?;
         assert_eq!(step.worked.load(Ordering::SeqCst), PARTICIPANTS, "nobody leaves before all are ready");
     }
     Ok(())
+}
+
+/// For the scene only: waits until so many are in the queue.
+async fn wait_for_queue_of(client: &Client, barrier: &str, length: usize) -> Result {
+    loop {
+        let (queue, changed) = client.list_and_watch_children(&format!("{barrier}/queue")).await?;
+        if queue.len() == length {
+            return Ok(());
+        }
+        changed.changed().await;
+    }
 }
 
 async fn enter(client: &Client, barrier: &str, number: usize) -> Result {

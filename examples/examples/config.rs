@@ -57,21 +57,25 @@ async fn play(server: String) -> Result {
     first.add_create("/pool", &pool(0), &PERSISTENT)?;
     first.commit().await?;
 
-    let mut everyone = JoinSet::new();
+    let mut subscribers = JoinSet::new();
     for number in 0..SUBSCRIBERS {
-        everyone.spawn(subscribe(server.clone(), number));
+        subscribers.spawn(subscribe(server.clone(), number));
     }
+    let mut publishers = JoinSet::new();
     for number in 0..PUBLISHERS {
-        everyone.spawn(publish(server.clone(), number));
+        publishers.spawn(publish(server.clone(), number));
     }
-    while let Some(ended) = everyone.join_next().await {
+    while let Some(ended) = publishers.join_next().await {
         ended??;
     }
-
     client.sync("/").await?;
     let (release, stat) = client.get_data("/release").await?;
     assert_eq!(parse(&release)?, RELEASES, "every release of both publishers counts");
     assert_eq!(stat.version, i32::try_from(RELEASES)?, "and each was one change of the znode");
+
+    while let Some(ended) = subscribers.join_next().await {
+        ended??;
+    }
     println!("{RELEASES} releases, none lost, none seen by halves");
     Ok(())
 }

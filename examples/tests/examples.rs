@@ -2,6 +2,7 @@
 
 mod server;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use server::{PATIENCE, Server};
@@ -37,14 +38,19 @@ examples! {
 
 async fn play<E: std::fmt::Display>(root: &str, demo: impl AsyncFnOnce(String) -> Result<(), E>) {
     let server = Server::shared();
+    let before = roots(&server, root).await;
     match tokio::time::timeout(PATIENCE, demo(server.address.clone())).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => panic!("{error}"),
         Err(_) => panic!("not done after {PATIENCE:?}"),
     }
+    assert_eq!(roots(&server, root).await, before, "the example cleans up");
+}
+
+/// The roots that this example has made, now or in earlier runs that failed.
+async fn roots(server: &Server, root: &str) -> BTreeSet<String> {
     let client =
         Client::connector().with_session_timeout(Duration::from_secs(30)).connect(&server.address).await;
-    let left = client.expect("the server answers").list_children("/").await.expect("the root can be listed");
-    let left: Vec<&String> = left.iter().filter(|name| name.starts_with(root)).collect();
-    assert!(left.is_empty(), "left behind: {left:?}");
+    let names = client.expect("the server answers").list_children("/").await.expect("the root can be listed");
+    names.into_iter().filter(|name| name.starts_with(root)).collect()
 }
