@@ -21,6 +21,7 @@ mod wire;
 
 pub use session::{Error, Target};
 
+use crate::Outcome;
 use crate::render::{self, Progress};
 use engine::{Conn, Engine, Job, Measured, Pace};
 use job::{Bulk, Change, Churn, Mix, Picker, Steady, Watch};
@@ -166,22 +167,24 @@ const CLEAN_WIDTH: usize = 500;
 /// # Errors
 /// When the server can't be reached or refuses what the load needs. Errors of single requests are counted in
 /// the report instead.
-pub fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+pub fn run(args: &Args) -> Result<Outcome, Box<dyn std::error::Error>> {
     if args.op == Some(Op::Mirror) {
         let server = &args.server.servers[0];
         let failed = |source| Error::Listen { address: server.clone(), source };
         let mirror = mirror::Mirror::listen(server, Arc::new(|_| 0)).map_err(failed)?;
         eprintln!("answering at once on {}; end it with Ctrl-C", mirror.address()?);
-        return Ok(mirror.serve()?);
+        mirror.serve()?;
+        return Ok(Outcome::Fine);
     }
     if let Some(report) = Bench::new(args).run()? {
         let text = if args.json { format!("{}\n", report.json()) } else { report.text(!args.quiet) };
         io::Write::write_all(&mut io::stdout(), text.as_bytes())?;
         if report.is_empty() {
-            return Err(report.why_empty().into());
+            eprintln!("falconer: {}", report.why_empty());
+            return Ok(Outcome::Found);
         }
     }
-    Ok(())
+    Ok(Outcome::Fine)
 }
 
 struct Bench<'a> {

@@ -91,6 +91,71 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("'{text}' is too long"))
 }
 
+/// A moment in wall-clock ms since 1970 as `2026-11-20T12:03:04.567Z`.
+pub fn time(ms: i64) -> String {
+    let (days, in_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    let (year, month, day) = civil(days);
+    let (h, m, s, ms) = (in_day / 3_600_000, in_day / 60_000 % 60, in_day / 1000 % 60, in_day % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
+/// A moment as people type it: `2026-11-20`, `2026-11-20T12:03`, `2026-11-20T12:03:04.567Z` (all UTC), or ms
+/// since 1970. Returns ms since 1970.
+///
+/// # Errors
+/// When the text is none of these, with the reason in words.
+pub fn parse_time(text: &str) -> Result<i64, String> {
+    if let Ok(ms) = text.parse::<i64>() {
+        return Ok(ms);
+    }
+    let wrong = || format!("'{text}' is no time: write 2026-11-20T12:03:04Z (UTC) or ms since 1970");
+    let (date, clock) = text.trim_end_matches('Z').split_once(['T', ' ']).unwrap_or((text, "00:00"));
+    let numbers =
+        |text: &str, by: char| -> Option<Vec<i64>> { text.split(by).map(|n| n.parse().ok()).collect() };
+    let date = numbers(date, '-').filter(|d| d.len() == 3).ok_or_else(wrong)?;
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let clock = numbers(clock, ':').filter(|c| (2..=3).contains(&c.len())).ok_or_else(wrong)?;
+    let ms: i64 = format!("{fraction:0<3}")[..3].parse().map_err(|_| wrong())?;
+    let seconds = clock[0] * 3600 + clock[1] * 60 + clock.get(2).copied().unwrap_or(0);
+    let days = days(date[0], date[1], date[2]);
+    match civil(days) == (date[0], date[1], date[2]) && clock[0] < 24 {
+        true => Ok((days * 86_400 + seconds) * 1000 + ms),
+        false => Err(wrong()),
+    }
+}
+
+/// Year, month and day of a day since 1970 (H. Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: i64) -> (i64, i64, i64) {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+/// The day since 1970 of a date; the inverse of [`civil`].
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let y = year - i64::from(month <= 2);
+    let (era, yoe) = (y.div_euclid(400), y.rem_euclid(400));
+    let doy = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+    era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
+}
+
+/// A zxid or session as people type it: hexadecimal with `0x`, else decimal.
+///
+/// # Errors
+/// When the text is no such number, with the reason in words.
+pub fn parse_number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("'{text}' is no number: write 0x1f4 or 500"))
+}
+
 /// A table: the first column is aligned left, the others right.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -285,6 +350,19 @@ mod tests {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
         assert!(parse_duration("3 weeks").is_err());
+    }
+
+    #[test]
+    fn times_go_both_ways() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(1_795_171_782_254), "2026-11-20T10:49:42.254Z");
+        assert_eq!(time(-1), "1969-12-31T23:59:59.999Z");
+        for ms in [0, 951_782_400_000, 1_795_171_782_254, -62_135_596_800_000] {
+            assert_eq!(parse_time(&time(ms)), Ok(ms));
+        }
+        assert_eq!(parse_time("2024-02-29"), Ok(1_709_164_800_000));
+        assert!(parse_time("2023-02-29").is_err() && parse_time("yesterday").is_err());
+        assert_eq!(parse_number("0x1f4"), Ok(500));
     }
 
     #[test]
