@@ -1,0 +1,481 @@
+//! From settings to a running server, and back.
+//!
+//! ```text
+//!   lock ── superblock ── newest valid snapshot, decoded in parallel ── replay of the log ── node ── threads ── serving
+//! ```
+
+use crate::core::{Clock, Core};
+use crate::event_loop::{EventLoop, Message, PerAddress};
+use crate::log::{LogQueue, Parts, chance, random};
+use crate::snapshots::Snapshots;
+use crate::version;
+use config::{Membership, Retention, Settings, WalBackend};
+use engine::acl::{DigestScheme, Schemes, SuperDigest};
+use engine::{Applier, PrepConfig, Tree, TreeConfig};
+use node::{Config, Node};
+use proto::{ConnId, ServerId, Zxid};
+use snapshot::{Catalogue, Kind, Policy};
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use vfs::Dir;
+use wal::{Identity, Recovery, Superblock};
+
+/// Why a server did not start, or ended. Its text is one line with the remedy.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration asks for what this version can't do.
+    Unsupported(String),
+    /// A directory can't be used.
+    DataDir(String),
+    /// Another process has the directory.
+    InUse(String),
+    /// The directory belongs to another server, or to another program.
+    Foreign(String),
+    /// Something that was acknowledged is damaged.
+    Corrupt(String),
+    /// The client port can't be had.
+    Port(String),
+    /// The system refuses something else.
+    System(String),
+}
+
+impl Failure {
+    /// Exit code: a thread died.
+    pub const INTERNAL: u8 = 1;
+    /// Exit code: a durable write of the log failed.
+    pub const LOG_WRITE: u8 = 25;
+
+    /// The exit code. 1 to 14 mean what they mean in Apache's server.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::System(_) => Failure::INTERNAL,
+            Failure::Unsupported(_) => 2,
+            Failure::DataDir(_) => 3,
+            Failure::Port(_) => 21,
+            Failure::InUse(_) => 22,
+            Failure::Foreign(_) => 23,
+            Failure::Corrupt(_) => 24,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Unsupported(s)
+        | Failure::DataDir(s)
+        | Failure::InUse(s)
+        | Failure::Foreign(s)
+        | Failure::Corrupt(s)
+        | Failure::Port(s)
+        | Failure::System(s)) = self;
+        f.write_str(s)
+    }
+}
+
+impl From<wal::Error> for Failure {
+    fn from(e: wal::Error) -> Failure {
+        let text = e.to_string();
+        match e {
+            wal::Error::Locked { .. } => Failure::InUse(text),
+            wal::Error::Foreign { .. } | wal::Error::Version { .. } => Failure::Foreign(text),
+            wal::Error::Io { .. } | wal::Error::NoSpace { .. } => Failure::DataDir(text),
+            _ => Failure::Corrupt(text),
+        }
+    }
+}
+
+/// The whole state that a start finds.
+struct Recovered {
+    tree: Arc<Tree>,
+    applier: Applier,
+    log: wal::Log,
+    catalogue: Catalogue,
+    superblock: Superblock,
+    replayed: u64,
+    replayed_bytes: u64,
+}
+
+/// Runs a server until it is told to stop.
+pub fn serve(settings: Settings) -> Result<(), Failure> {
+    let settings = Arc::new(settings);
+    let started = std::time::Instant::now();
+    if let Membership::Ensemble(e) = &settings.membership {
+        return Err(Failure::Unsupported(format!(
+            "the configuration names {} servers, and this version runs alone: remove the server.N lines, or wait \
+             for a version with ensembles",
+            e.members.len()
+        )));
+    }
+    let (listener, address) = bind(&settings)?;
+    let data = open_dir(&settings.storage.data_dir, settings.storage.datadir_autocreate)?;
+    let log_home = open_dir(&settings.storage.data_log_dir, settings.storage.datadir_autocreate)?;
+    let _lock = data.lock("falconer.lock").map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => Failure::InUse(format!(
+            "{} is in use by another falconerd: stop it, or give this one a dataDir of its own",
+            data.path().display()
+        )),
+        _ => dir_failure(data.path(), "lock", &e),
+    })?;
+    let snapshot_dir =
+        data.subdir("snapshot").map_err(|e| dir_failure(data.path(), "make snapshot/ in", &e))?;
+    let log_dir = log_home.subdir("log").map_err(|e| dir_failure(log_home.path(), "make log/ in", &e))?;
+    let directories = [snapshot_dir.path().to_owned(), log_dir.path().to_owned()];
+
+    let recovered = recover(&settings, &*data, snapshot_dir.clone(), log_dir)?;
+    let Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes } = recovered;
+    tracing::info!("{}", log.said);
+    if log.found.torn.is_some() {
+        tracing::info!("the end of the log was torn by the last crash: nobody had been told of what it held");
+    }
+    tracing::info!(
+        zxid = %tree.applied(),
+        znodes = tree.stats().znodes,
+        sessions = tree.session_count(),
+        replayed,
+        ms = started.elapsed().as_millis() as u64,
+        "recovered"
+    );
+
+    let clock = Clock::start();
+    let schemes = schemes(&settings);
+    let node = Node::new(node_config(&settings, &schemes), tree.clone(), applier, clock.now());
+    let cluster = cluster_bytes(superblock.contents().identity.cluster);
+    let server = superblock.contents().identity.server;
+    let mut policy = Policy::new(
+        snapshot::policy::Settings {
+            snap_count: settings.storage.snap_count,
+            snap_size_bytes: settings.storage.snap_log_kib.map_or(0, |kib| kib << 10),
+        },
+        catalogue.entries().first().map_or(0, |e| e.bytes()),
+        chance(),
+    );
+    policy.logged(replayed, replayed_bytes);
+    let queue = LogQueue::new(Parts {
+        appender: log.appender,
+        superblock,
+        policy,
+        snapshots: Snapshots::new(snapshot_dir, catalogue, cluster, server),
+        retention_keep: match settings.storage.retention {
+            Retention::Never => None,
+            Retention::AfterEachSnapshot { keep } | Retention::Every { keep, .. } => Some(keep as usize),
+        },
+        slow_ms: settings.storage.slow_sync_warning_ms,
+        directories,
+    });
+
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let loop_count = settings.client.event_loops.map_or(cores.min(16), |n| usize::from(n.get()));
+    let per_address = Arc::new(PerAddress::default());
+    let mut listener = listener;
+    let mut loops = Vec::new();
+    let mut handles = Vec::new();
+    for index in 0..loop_count {
+        let (l, h) = EventLoop::new(index, listener.take(), per_address.clone())
+            .map_err(|e| Failure::System(format!("no event loop can be made: {e}")))?;
+        loops.push(l);
+        handles.push(h);
+    }
+    let port = address.map(|a| a.port());
+    let core = Arc::new(Core::new(settings.clone(), tree, schemes, node, queue, handles, clock, port));
+
+    let mut threads = Vec::new();
+    for (index, event_loop) in loops.into_iter().enumerate() {
+        let core = core.clone();
+        threads.push(spawn(format!("loop-{index}"), move || event_loop.run(&core))?);
+    }
+    let preparer = log.preparer;
+    spawn("preparer".into(), move || {
+        if let Err(e) = preparer.run() {
+            tracing::error!("segments can't be prepared any more, the server stops: {e}");
+            std::process::exit(i32::from(Failure::LOG_WRITE));
+        }
+    })?;
+    let log_thread = spawn("log".into(), {
+        let core = core.clone();
+        move || core.log.run(&core)
+    })?;
+    let snapshot_thread = spawn("snapshot".into(), {
+        let core = core.clone();
+        move || core.log.run_snapshots(&core)
+    })?;
+    match address {
+        Some(address) => tracing::info!(version = version::FULL_NUMBER, "serving clients on {address}"),
+        None => tracing::warn!("there is no clientPort: nobody can reach this server"),
+    }
+    tracing::info!(ms = started.elapsed().as_millis() as u64, "started");
+
+    wait_for_signal()?;
+    tracing::info!("stopping");
+    core.stopping.store(true, Ordering::Release);
+    core.loops.iter().for_each(|l| l.send(Message::Pump));
+    for t in threads {
+        join(t);
+    }
+    core.pump();
+    core.log.wake_all();
+    join(log_thread);
+    join(snapshot_thread);
+    for conn in core.conns.all() {
+        conn.flush();
+        conn.cut();
+    }
+    tracing::info!(zxid = %core.tree.applied(), "stopped");
+    Ok(())
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, Failure> {
+    std::thread::Builder::new()
+        .name(name.clone())
+        .spawn(run)
+        .map_err(|e| Failure::System(format!("the thread {name} can't be started: {e}")))
+}
+
+/// A thread that panicked has ended the process already.
+fn join(thread: std::thread::JoinHandle<()>) {
+    let _ = thread.join();
+}
+
+fn wait_for_signal() -> Result<(), Failure> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .map_err(|e| Failure::System(format!("signals can't be watched: {e}")))?;
+    signals.forever().next();
+    Ok(())
+}
+
+fn dir_failure(path: &Path, doing: &str, e: &std::io::Error) -> Failure {
+    Failure::DataDir(format!(
+        "cannot {doing} {}: {e}; the user that runs falconerd needs to read and write it",
+        path.display()
+    ))
+}
+
+fn open_dir(path: &Path, create: bool) -> Result<Arc<dyn Dir>, Failure> {
+    let dir = if create { vfs::os::OsDir::open(path) } else { vfs::os::OsDir::existing(path) };
+    match dir {
+        Ok(dir) => Ok(Arc::new(dir)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::DataDir(format!(
+            "{} does not exist, and datadir.autocreate=false forbids to make it: create it",
+            path.display()
+        ))),
+        Err(e) => Err(dir_failure(path, "open", &e)),
+    }
+}
+
+fn bind(settings: &Settings) -> Result<(Option<mio::net::TcpListener>, Option<SocketAddr>), Failure> {
+    let Some(listen) = &settings.client.listen else { return Ok((None, None)) };
+    let text = listen.to_string();
+    let fail = |e: std::io::Error| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::AddrInUse => "another process has the port: stop it, or change clientPort",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: change clientPort",
+            _ => "check clientPort and clientPortAddress",
+        };
+        Failure::Port(format!("clients can't be served on {text}: {e}; {hint}"))
+    };
+    let address = resolve(&text).map_err(fail)?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )
+    .map_err(fail)?;
+    let backlog = settings.client.backlog.map_or(1024, |b| b.min(i32::MAX as u32) as i32);
+    socket.set_reuse_address(true).map_err(fail)?;
+    socket.bind(&address.into()).map_err(fail)?;
+    socket.listen(backlog).map_err(fail)?;
+    socket.set_nonblocking(true).map_err(fail)?;
+    let listener = std::net::TcpListener::from(socket);
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((Some(mio::net::TcpListener::from_std(listener)), Some(bound)))
+}
+
+fn resolve(text: &str) -> std::io::Result<SocketAddr> {
+    text.to_socket_addrs()?
+        .next()
+        .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"))
+}
+
+fn cluster_bytes(cluster: u64) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[8..].copy_from_slice(&cluster.to_be_bytes());
+    out
+}
+
+fn schemes(settings: &Settings) -> Schemes {
+    let digest = settings.auth.digest.then(|| DigestScheme {
+        super_digest: settings.auth.super_digest.as_ref().map(|s| SuperDigest::new(s.expose())),
+        ..DigestScheme::default()
+    });
+    Schemes { digest }
+}
+
+/// Apache's number of a server that runs alone: the top byte of its session ids.
+const ALONE: ServerId = ServerId(1);
+
+fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
+    let ms = |n: u32| n.min(i32::MAX as u32) as i32;
+    Config {
+        me: ALONE,
+        verifier: zab::Verifier::majority(vec![ALONE]),
+        tick_ms: u64::from(settings.sessions.tick_ms),
+        session_timeout_ms: ms(settings.sessions.timeout_min_ms)..=ms(settings.sessions.timeout_max_ms),
+        container_check_ms: u64::from(settings.tree.container_check_interval_ms),
+        containers_per_minute: settings.tree.containers_per_minute_max,
+        container_never_used_ms: settings.tree.container_never_used_ms.map_or(0, |ms| ms as i64),
+        prep: PrepConfig { schemes: schemes.clone(), ..PrepConfig::default() },
+    }
+}
+
+fn tree_config(settings: &Settings) -> TreeConfig {
+    TreeConfig {
+        extended_types: settings.tree.extended_types,
+        enforce_quota: settings.tree.enforce_quota,
+        skip_acl: settings.tree.skip_acl,
+        hash_seed: random(),
+        ..TreeConfig::default()
+    }
+}
+
+/// Nobody listens while a server recovers.
+struct Nobody;
+
+impl engine::Audience for Nobody {
+    fn deliver(&self, _: ConnId, _: &[u8]) {}
+
+    fn identity(&self, _: ConnId) -> Option<Arc<engine::Identity>> {
+        None
+    }
+}
+
+fn recover(
+    settings: &Settings,
+    data: &dyn Dir,
+    snapshot_dir: Arc<dyn Dir>,
+    log_dir: Arc<dyn Dir>,
+) -> Result<Recovered, Failure> {
+    let identity = Identity { server: settings.my_id.unwrap_or(ServerId(0)), cluster: 0 };
+    let mut superblock = match Superblock::open(data)? {
+        Some(superblock) => {
+            superblock.check_identity(identity)?;
+            if superblock.damaged_copy() {
+                tracing::warn!(
+                    "one of the two copies of the superblock was damaged and has been repaired: the disk forgets"
+                );
+            }
+            superblock
+        }
+        None => {
+            let made = Identity { cluster: random().max(1), ..identity };
+            let mut superblock = Superblock::create(data, made, random())?;
+            superblock.set_joined()?;
+            superblock
+        }
+    };
+    let device = match settings.storage.wal_backend {
+        WalBackend::Auto => vfs::Choice::Auto,
+        WalBackend::Uring => vfs::Choice::Only(vfs::DeviceKind::Uring),
+        WalBackend::Pwritev2 => vfs::Choice::Only(vfs::DeviceKind::Pwritev2),
+        WalBackend::Buffered => vfs::Choice::Only(vfs::DeviceKind::Buffered),
+    };
+    let config = wal::Config { device, ..wal::Config::default() };
+    let mut recovery = Recovery::open(log_dir, &superblock, config)?;
+    let cluster = cluster_bytes(superblock.contents().identity.cluster);
+    let mut catalogue = Catalogue::open(snapshot_dir, Some(cluster))
+        .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {e}")))?;
+    catalogue.sweep().map_err(|e| Failure::DataDir(format!("leftovers can't be removed: {e}")))?;
+    for skipped in catalogue.skipped() {
+        tracing::warn!(snapshot = skipped.name, "not usable: {}", skipped.why);
+    }
+    let (tree, mut applier, loaded_end) = load_newest(settings, &mut catalogue, recovery.base())?;
+
+    let start = tree.applied();
+    let mut replayed = 0_u64;
+    let mut replayed_bytes = 0_u64;
+    let mut told = std::time::Instant::now();
+    recovery.replay::<Failure>(start, |zxid, record| {
+        applier.apply(record, &Nobody, &mut |_, _| {}).map_err(|e| {
+            Failure::Corrupt(format!("the record {zxid} of the log is intact but can't be applied: {e:?}"))
+        })?;
+        replayed += 1;
+        replayed_bytes += record.len() as u64;
+        if told.elapsed().as_secs() >= 1 {
+            told = std::time::Instant::now();
+            tracing::info!(replayed, %zxid, "replaying the log");
+        }
+        Ok(())
+    })?;
+    if tree.applied() < loaded_end {
+        return Err(Failure::Corrupt(format!(
+            "the snapshot {start} needs the log up to {loaded_end}, which ends at {}: segments are missing in {}; \
+             bring them back, or restore a backup",
+            tree.applied(),
+            settings.storage.data_log_dir.display()
+        )));
+    }
+    tree.check_links().map_err(|e| {
+        Failure::Corrupt(format!("snapshot {start} and log do not fit together: {e:?}; restore a backup"))
+    })?;
+    if tree.digest_mismatches() > 0 {
+        tracing::error!(
+            mismatches = tree.digest_mismatches(),
+            "the state that was replayed differs from the one that was logged: compare with a backup"
+        );
+    }
+    let log = recovery.finish(&mut superblock, start)?;
+    Ok(Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes })
+}
+
+/// The newest snapshot that loads and that the log reaches back to; a fresh tree when there is none and the log
+/// begins at the beginning.
+fn load_newest(
+    settings: &Settings,
+    catalogue: &mut Catalogue,
+    log_base: Zxid,
+) -> Result<(Arc<Tree>, Applier, Zxid), Failure> {
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    while let Some(entry) = catalogue.entries().first().cloned() {
+        if entry.start() < log_base {
+            break;
+        }
+        let (tree, mut applier) = engine::new(tree_config(settings));
+        let importer = applier.import();
+        let loaded = catalogue.snapshot(&entry).map_err(snapshot::LoadError::Snapshot).and_then(|s| {
+            s.load(workers, &|kind, count, bytes| match kind {
+                Kind::Sessions => importer.sessions(bytes, u64::from(count)),
+                Kind::Acls => importer.acls(bytes, u64::from(count)),
+                Kind::Nodes => importer.nodes(bytes, u64::from(count)),
+            })
+        });
+        let digest = entry.footer().digest.map(|d| d.value);
+        let settled = Some(engine::Settled { zxid: entry.end(), digest });
+        let unfit = |e: engine::ImportError| {
+            tracing::error!(snapshot = entry.name(), "its records do not form a state: {e:?}");
+            let damage = snapshot::Damage::Rule("the records do not form a state");
+            snapshot::Error::Damaged { path: entry.name().to_owned(), offset: 0, damage }
+        };
+        let done = match loaded {
+            Ok(()) => importer.finish(entry.start(), settled).map_err(unfit),
+            Err(snapshot::LoadError::Snapshot(e)) => Err(e),
+            Err(snapshot::LoadError::Sink(e)) => Err(unfit(e)),
+        };
+        match done {
+            Ok(()) => return Ok((tree, applier, entry.end())),
+            Err(why) => {
+                tracing::error!(snapshot = entry.name(), "unusable, the one before it is tried: {why}");
+                catalogue.reject(entry.start(), why);
+            }
+        }
+    }
+    if log_base > Zxid::ZERO {
+        return Err(Failure::Corrupt(format!(
+            "the log begins after {log_base} and no usable snapshot in {} reaches that far: restore a backup",
+            settings.storage.data_dir.display()
+        )));
+    }
+    let (tree, applier) = engine::new(tree_config(settings));
+    Ok((tree, applier, Zxid::ZERO))
+}

@@ -1,0 +1,385 @@
+//! A client connection as every thread sees it: its gate, its outbox, its identity.
+//!
+//! Lock order: gate, then shards of the tree, then outbox. Whoever applies holds shards and takes outboxes (for
+//! events); whoever completes a write holds the gate and takes shards (for the reads behind it). Nobody holds an
+//! outbox while it waits for anything.
+
+use crate::limits;
+use engine::{Identity, Outbox};
+use mio::net::TcpStream;
+use node::gate::Gate;
+use node::sessions::Touch;
+use parking_lot::{Mutex, RwLock};
+use proto::{ConnId, Instant, SessionId};
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// One connection.
+pub struct Conn {
+    /// Its id, unique for the life of the process.
+    pub id: ConnId,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The event loop that reads it.
+    pub owner: usize,
+    stream: TcpStream,
+    /// Requests without a reply.
+    pub gate: Mutex<GateState>,
+    out: Mutex<OutBuf>,
+    identity: RwLock<Arc<Identity>>,
+    /// What the handshake gave.
+    session: OnceLock<AttachedSession>,
+    /// The owner has stopped reading and waits to be told to go on.
+    pub paused: AtomicBool,
+    /// The last request says goodbye, or the server does: close when the outbox has drained.
+    close_after_flush: AtomicBool,
+    /// Already on the list of outboxes to flush of the thread that steps the node.
+    pub marked: AtomicBool,
+    /// Counters for the four-letter words.
+    pub stats: ConnStats,
+}
+
+/// The gate, and whether the connection is gone: replies to a gone connection are dropped.
+#[derive(Default)]
+pub struct GateState {
+    /// The requests in their order.
+    pub gate: Gate,
+    /// The owner has dropped the connection.
+    pub closed: bool,
+    /// Whether the handshake carried the read-only byte, and what it said: the answer carries it only then.
+    pub read_only: Option<bool>,
+}
+
+/// The session of a connection.
+pub struct AttachedSession {
+    /// The session.
+    pub id: SessionId,
+    /// Its negotiated time-out in ms.
+    pub timeout_ms: i32,
+    /// To be touched whenever a frame is read.
+    pub touch: Arc<Touch>,
+}
+
+/// What `cons` tells about a connection.
+#[derive(Default)]
+pub struct ConnStats {
+    /// Wall clock at accept, ms.
+    pub established_ms: AtomicI64,
+    /// Frames read.
+    pub received: AtomicU64,
+    /// Frames written.
+    pub sent: AtomicU64,
+    /// Operation code of the last reply; 0: none yet.
+    pub last_op: AtomicI32,
+    /// The last xid that is not negative; −1: none yet.
+    pub last_cxid: AtomicI64,
+    /// The zxid of the last reply.
+    pub last_zxid: AtomicI64,
+    /// When the last reply left, in ms of the monotonic clock.
+    pub last_response_ms: AtomicU64,
+    /// Latency of the last reply, ms.
+    pub last_latency_ms: AtomicU64,
+    /// Smallest latency, ms; `u64::MAX`: none yet.
+    pub min_latency_ms: AtomicU64,
+    /// Largest latency, ms.
+    pub max_latency_ms: AtomicU64,
+    /// Sum of latencies, ms.
+    pub total_latency_ms: AtomicU64,
+    /// Replies counted in the sum.
+    pub counted: AtomicU64,
+    /// 0 before the handshake, 1 after.
+    pub phase: AtomicU8,
+}
+
+impl ConnStats {
+    /// Forgets everything but when the connection began.
+    pub fn reset(&self) {
+        self.received.store(0, Ordering::Relaxed);
+        self.sent.store(0, Ordering::Relaxed);
+        self.last_op.store(0, Ordering::Relaxed);
+        self.last_cxid.store(-1, Ordering::Relaxed);
+        self.last_zxid.store(-1, Ordering::Relaxed);
+        self.last_response_ms.store(0, Ordering::Relaxed);
+        self.last_latency_ms.store(0, Ordering::Relaxed);
+        self.min_latency_ms.store(u64::MAX, Ordering::Relaxed);
+        self.max_latency_ms.store(0, Ordering::Relaxed);
+        self.total_latency_ms.store(0, Ordering::Relaxed);
+        self.counted.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts one reply to operation `op`, number `xid`, that took `latency_ms`.
+    pub fn replied(&self, op: i32, xid: i32, zxid: i64, now: Instant, latency_ms: u64) {
+        // One thread at a time replies on a connection, so plain loads and stores count right.
+        let add = |a: &AtomicU64, n: u64| a.store(a.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        add(&self.sent, 1);
+        self.last_op.store(op, Ordering::Relaxed);
+        if xid >= 0 {
+            self.last_cxid.store(i64::from(xid), Ordering::Relaxed);
+        }
+        self.last_zxid.store(zxid, Ordering::Relaxed);
+        self.last_response_ms.store(now.as_ms(), Ordering::Relaxed);
+        self.last_latency_ms.store(latency_ms, Ordering::Relaxed);
+        if latency_ms < self.min_latency_ms.load(Ordering::Relaxed) {
+            self.min_latency_ms.store(latency_ms, Ordering::Relaxed);
+        }
+        if latency_ms > self.max_latency_ms.load(Ordering::Relaxed) {
+            self.max_latency_ms.store(latency_ms, Ordering::Relaxed);
+        }
+        add(&self.total_latency_ms, latency_ms);
+        add(&self.counted, 1);
+    }
+}
+
+/// Bytes on their way to the client.
+#[derive(Default)]
+struct OutBuf {
+    bytes: Vec<u8>,
+    /// A buffer to swap in, so that a busy connection allocates nothing.
+    spare: Vec<u8>,
+    /// A thread is writing a buffer that it took away.
+    writing: bool,
+    /// The socket became writable while `writing`.
+    again: bool,
+    /// The socket is full: the owner flushes when it is writable again.
+    blocked: bool,
+    /// Bytes of the buffer that was taken away.
+    taken: usize,
+}
+
+/// What a flush led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flush {
+    /// Everything has left, or somebody else is at it.
+    Done,
+    /// The socket is full.
+    Blocked,
+    /// The connection is broken, or was to be closed when drained.
+    Closed,
+}
+
+impl Conn {
+    /// A connection just accepted.
+    pub fn new(
+        id: ConnId,
+        peer: SocketAddr,
+        owner: usize,
+        stream: TcpStream,
+        identity: Arc<Identity>,
+    ) -> Conn {
+        let stats = ConnStats::default();
+        stats.reset();
+        Conn {
+            id,
+            peer,
+            owner,
+            stream,
+            gate: Mutex::default(),
+            out: Mutex::default(),
+            identity: RwLock::new(identity),
+            session: OnceLock::new(),
+            paused: AtomicBool::new(false),
+            close_after_flush: AtomicBool::new(false),
+            marked: AtomicBool::new(false),
+            stats,
+        }
+    }
+
+    /// The socket, for its owner to read.
+    pub fn stream(&self) -> impl std::io::Read {
+        &self.stream
+    }
+
+    /// The session, once the handshake is done.
+    pub fn session(&self) -> Option<&AttachedSession> {
+        self.session.get()
+    }
+
+    /// The handshake is done.
+    pub fn attach(&self, session: AttachedSession) {
+        self.stats.phase.store(1, Ordering::Relaxed);
+        assert!(self.session.set(session).is_ok(), "a connection shakes hands once");
+    }
+
+    /// Who the client is.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.read().clone()
+    }
+
+    /// The client has proved to be more than it was.
+    pub fn set_identity(&self, identity: Arc<Identity>) {
+        *self.identity.write() = identity;
+    }
+
+    /// Bytes that have not left yet.
+    pub fn unsent(&self) -> usize {
+        let out = self.out.lock();
+        out.bytes.len() + out.taken
+    }
+
+    /// Whether the connection ends as soon as what was written to it has left.
+    pub fn is_closing(&self) -> bool {
+        self.close_after_flush.load(Ordering::Acquire)
+    }
+
+    /// Closes the connection once everything written to it has left.
+    pub fn close_when_flushed(&self) {
+        self.close_after_flush.store(true, Ordering::Release);
+    }
+
+    /// Cuts the connection off; its owner sees the end and cleans up.
+    pub fn cut(&self) {
+        // A socket that is gone already is what we want.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Writes what there is to the socket. The outbox is unlocked while the kernel copies, so that whoever has
+    /// an event for this connection never waits for its socket.
+    pub fn flush(&self) -> Flush {
+        let mut out = self.out.lock();
+        if out.writing {
+            return Flush::Done;
+        }
+        if out.blocked {
+            return Flush::Blocked;
+        }
+        while !out.bytes.is_empty() {
+            let spare = std::mem::take(&mut out.spare);
+            let mut bytes = std::mem::replace(&mut out.bytes, spare);
+            out.writing = true;
+            out.taken = bytes.len();
+            drop(out);
+            let (written, end) = self.write_out(&bytes);
+            out = self.out.lock();
+            out.writing = false;
+            out.taken = 0;
+            if written == bytes.len() {
+                bytes.clear();
+                if bytes.capacity() <= limits::OUTBOX_KEEP {
+                    out.spare = bytes;
+                }
+                continue;
+            }
+            bytes.drain(..written);
+            bytes.extend_from_slice(&out.bytes);
+            out.bytes = bytes;
+            match end {
+                ErrorKind::WouldBlock if std::mem::take(&mut out.again) => {}
+                ErrorKind::WouldBlock => {
+                    out.blocked = true;
+                    return Flush::Blocked;
+                }
+                _ => {
+                    drop(out);
+                    self.cut();
+                    return Flush::Closed;
+                }
+            }
+        }
+        drop(out);
+        if self.is_closing() {
+            self.cut();
+            return Flush::Closed;
+        }
+        Flush::Done
+    }
+
+    /// The owner has seen that the socket takes bytes again.
+    pub fn on_writable(&self) -> Flush {
+        let mut out = self.out.lock();
+        if out.writing {
+            out.again = true;
+            return Flush::Done;
+        }
+        out.blocked = false;
+        drop(out);
+        self.flush()
+    }
+
+    fn write_out(&self, bytes: &[u8]) -> (usize, ErrorKind) {
+        let mut written = 0;
+        while written < bytes.len() {
+            match (&self.stream).write(&bytes[written..]) {
+                Ok(0) => return (written, ErrorKind::WriteZero),
+                Ok(n) => written += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return (written, e.kind()),
+            }
+        }
+        (written, ErrorKind::Other)
+    }
+}
+
+impl Outbox for Conn {
+    fn append(&self, fill: &mut dyn FnMut(&mut Vec<u8>)) {
+        let mut out = self.out.lock();
+        fill(&mut out.bytes);
+        if out.bytes.len() > limits::OUTBOX_MAX {
+            // A client that does not read while events pour in would cost memory without end.
+            drop(out);
+            self.cut();
+        }
+    }
+}
+
+/// All connections, by id. Ids are a slot and a count of its uses, so that a late reply never reaches the next
+/// client of a slot.
+#[derive(Default)]
+pub struct ConnTable {
+    slots: RwLock<Slots>,
+    len: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slots {
+    slots: Vec<(u32, Option<Arc<Conn>>)>,
+    free: Vec<u32>,
+}
+
+impl ConnTable {
+    /// Takes a slot for the connection that `make` builds.
+    pub fn insert(&self, make: impl FnOnce(ConnId) -> Conn) -> Arc<Conn> {
+        let mut s = self.slots.write();
+        let slot = s.free.pop().unwrap_or_else(|| {
+            s.slots.push((0, None));
+            u32::try_from(s.slots.len() - 1).expect("connections are bounded by file descriptors")
+        });
+        let entry = &mut s.slots[slot as usize];
+        entry.0 += 1;
+        let conn = Arc::new(make(ConnId((u64::from(entry.0) << 32) | u64::from(slot))));
+        entry.1 = Some(conn.clone());
+        self.len.fetch_add(1, Ordering::Relaxed);
+        conn
+    }
+
+    /// The connection `id`, while it lives.
+    pub fn get(&self, id: ConnId) -> Option<Arc<Conn>> {
+        let s = self.slots.read();
+        let (uses, conn) = s.slots.get(id.0 as u32 as usize)?;
+        if u64::from(*uses) == id.0 >> 32 { conn.clone() } else { None }
+    }
+
+    /// The connection is gone.
+    pub fn remove(&self, id: ConnId) {
+        let mut s = self.slots.write();
+        let slot = id.0 as u32;
+        if let Some((uses, conn)) = s.slots.get_mut(slot as usize)
+            && u64::from(*uses) == id.0 >> 32
+            && conn.take().is_some()
+        {
+            s.free.push(slot);
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Live connections.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// All live connections.
+    pub fn all(&self) -> Vec<Arc<Conn>> {
+        self.slots.read().slots.iter().filter_map(|(_, c)| c.clone()).collect()
+    }
+}

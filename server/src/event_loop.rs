@@ -1,0 +1,611 @@
+//! An event loop: owns the sockets of its connections, reads their frames, answers reads, hands writes on.
+
+use crate::conn::{Conn, Flush};
+use crate::core::{Core, put_header_reply};
+use crate::fourletter;
+use crate::limits;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
+use proto::client::{AuthPacket, ConnectRequest, OpCode, RequestHeader, WriteOp};
+use proto::jute::{Reader, begin_frame, end_frame};
+use proto::{Code, ConnId, Instant, Xid, Zxid};
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What other threads tell a loop.
+pub enum Message {
+    /// A connection to own.
+    Adopt(TcpStream, SocketAddr),
+    /// A paused connection may go on.
+    Resume(ConnId),
+    /// Every paused connection may go on.
+    ResumeAll,
+    /// Something waits in the inbox of the node.
+    Pump,
+}
+
+/// The mailbox of a loop.
+pub struct LoopHandle {
+    mailbox: Mutex<Vec<Message>>,
+    waker: Waker,
+    notified: AtomicBool,
+}
+
+impl LoopHandle {
+    /// Leaves a message and wakes the loop, once for all messages until it looks.
+    pub fn send(&self, message: Message) {
+        self.mailbox.lock().push(message);
+        if !self.notified.swap(true, Ordering::AcqRel) {
+            // A waker fails only when the loop is gone, and then nobody needs the message.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+const WAKER: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX - 1);
+
+/// A loop before it runs.
+pub struct EventLoop {
+    index: usize,
+    poll: Poll,
+    listener: Option<TcpListener>,
+    conns: HashMap<ConnId, Owned>,
+    scratch: Vec<u8>,
+    /// Connections whose socket may hold more than was read.
+    hungry: Vec<ConnId>,
+    next_sweep: Instant,
+    next_owner: usize,
+    per_address: Arc<PerAddress>,
+}
+
+/// Connections per client address.
+#[derive(Default)]
+pub struct PerAddress(Mutex<HashMap<IpAddr, u32>>);
+
+impl PerAddress {
+    fn admit(&self, ip: IpAddr, max: Option<u32>) -> bool {
+        let mut map = self.0.lock();
+        let n = map.entry(ip).or_insert(0);
+        if max.is_some_and(|max| *n >= max) {
+            return false;
+        }
+        *n += 1;
+        true
+    }
+
+    fn release(&self, ip: IpAddr) {
+        let mut map = self.0.lock();
+        if let Some(n) = map.get_mut(&ip) {
+            *n -= 1;
+            if *n == 0 {
+                map.remove(&ip);
+            }
+        }
+    }
+}
+
+/// A connection as its owner sees it.
+struct Owned {
+    conn: Arc<Conn>,
+    /// Bytes read and not yet used: a part of a frame, or everything while the connection is paused.
+    input: Vec<u8>,
+    state: State,
+    accepted: Instant,
+    /// The client has closed its side.
+    ended: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing has been read: the first bytes are a four-letter word or a handshake.
+    Fresh,
+    /// The handshake is with the node.
+    Connecting,
+    /// Requests.
+    Serving,
+    /// Nothing more will be read.
+    Closing,
+}
+
+/// What became of a connection after its frames were looked at.
+#[derive(PartialEq, Eq)]
+enum After {
+    Keep,
+    Drop,
+}
+
+impl EventLoop {
+    /// A loop and its mailbox. The first one gets the listener.
+    pub fn new(
+        index: usize,
+        listener: Option<TcpListener>,
+        per_address: Arc<PerAddress>,
+    ) -> std::io::Result<(EventLoop, LoopHandle)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let mut listener = listener;
+        if let Some(l) = &mut listener {
+            poll.registry().register(l, LISTENER, Interest::READABLE)?;
+        }
+        let handle = LoopHandle { mailbox: Mutex::default(), waker, notified: AtomicBool::new(false) };
+        let it = EventLoop {
+            index,
+            poll,
+            listener,
+            conns: HashMap::new(),
+            scratch: vec![0; limits::READ_CHUNK],
+            hungry: Vec::new(),
+            next_sweep: Instant::default(),
+            next_owner: 0,
+            per_address,
+        };
+        Ok((it, handle))
+    }
+
+    /// Runs until the server stops.
+    pub fn run(mut self, core: &Core) {
+        let mut events = Events::with_capacity(1024);
+        while !core.stopping.load(Ordering::Relaxed) {
+            let timeout = self.timeout(core);
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => panic!("event loop {}: epoll fails: {e}", self.index),
+            }
+            let now = core.clock().mono();
+            let mut wake = false;
+            let mut accept = false;
+            for event in &events {
+                match event.token() {
+                    WAKER => wake = true,
+                    LISTENER => accept = true,
+                    Token(slot) => {
+                        let id = ConnId(slot as u64);
+                        if event.is_writable()
+                            && let Some(owned) = self.conns.get_mut(&id)
+                            && owned.conn.on_writable() == Flush::Done
+                            && owned.conn.paused.load(Ordering::Relaxed)
+                        {
+                            self.hungry.push(id);
+                        }
+                        if event.is_readable() || event.is_read_closed() || event.is_error() {
+                            if event.is_read_closed()
+                                && let Some(owned) = self.conns.get_mut(&id)
+                            {
+                                owned.ended = true;
+                            }
+                            self.hungry.push(id);
+                        }
+                    }
+                }
+            }
+            if wake {
+                self.read_mail(core, now);
+            }
+            self.feed(core, now);
+            if self.index == 0 && now >= core.next_tick() {
+                core.submit_tick();
+            }
+            core.pump();
+            core.log.write_inline(core, self.hungry.is_empty());
+            if accept {
+                self.accept(core, now);
+            }
+            if now >= self.next_sweep {
+                self.sweep(core, now);
+            }
+        }
+    }
+
+    fn timeout(&self, core: &Core) -> Duration {
+        if !self.hungry.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = core.clock().mono();
+        let mut until = self.next_sweep;
+        if self.index == 0 {
+            until = until.min(core.next_tick());
+        }
+        // Rounded up by the kernel to whole ms; never in the past.
+        Duration::from_nanos(until.0.saturating_sub(now.0))
+    }
+
+    fn read_mail(&mut self, core: &Core, now: Instant) {
+        let handle = &core.loops[self.index];
+        handle.notified.store(false, Ordering::Release);
+        for message in std::mem::take(&mut *handle.mailbox.lock()) {
+            match message {
+                Message::Adopt(stream, peer) => self.adopt(core, now, stream, peer),
+                Message::Resume(id) => self.hungry.push(id),
+                Message::ResumeAll => {
+                    let paused = |o: &&Owned| o.conn.paused.load(Ordering::Relaxed);
+                    self.hungry.extend(self.conns.values().filter(paused).map(|o| o.conn.id));
+                }
+                Message::Pump => {}
+            }
+        }
+    }
+
+    fn accept(&mut self, core: &Core, now: Instant) {
+        for _ in 0..limits::ACCEPT_BATCH {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    if let Some(max_total) = core.settings.client.total_max
+                        && core.conns.len() >= max_total as usize
+                    {
+                        core.stats.rejected();
+                        tracing::debug!(%peer, max_total, "connection refused: maxCnxns is reached");
+                        continue;
+                    }
+                    if !self.per_address.admit(peer.ip(), core.settings.client.per_address_max) {
+                        core.stats.rejected();
+                        tracing::debug!(%peer, "connection refused: maxClientCnxns of its address is reached");
+                        continue;
+                    }
+                    let owner = self.next_owner;
+                    self.next_owner = (owner + 1) % core.loops.len();
+                    if owner == self.index {
+                        self.adopt(core, now, stream, peer);
+                    } else {
+                        core.loops[owner].send(Message::Adopt(stream, peer));
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::ConnectionAborted || e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => {
+                    // Out of descriptors, most likely: those who are here go on, and the next sweep tries again.
+                    tracing::warn!(error = %e, "a connection could not be accepted");
+                    self.next_sweep = now.plus_ms(limits::SWEEP_MS);
+                    return;
+                }
+            }
+        }
+        // More may wait, and the listener's edge is spent: wake this loop again.
+        core.loops[self.index].send(Message::Pump);
+        self.rearm_listener();
+    }
+
+    fn rearm_listener(&mut self) {
+        if let Some(l) = &mut self.listener
+            && let Err(e) = self.poll.registry().reregister(l, LISTENER, Interest::READABLE)
+        {
+            panic!("the client port can't be watched any more: {e}");
+        }
+    }
+
+    fn adopt(&mut self, core: &Core, now: Instant, mut stream: TcpStream, peer: SocketAddr) {
+        // Replies are batched here; the kernel should not hold them back.
+        let _ = stream.set_nodelay(true);
+        let mut registered = Ok(());
+        let identity = Arc::new(engine::Identity::of_address(peer.ip()));
+        let conn = core.conns.insert(|id| {
+            registered = self.poll.registry().register(
+                &mut stream,
+                Token(id.0 as usize),
+                Interest::READABLE | Interest::WRITABLE,
+            );
+            Conn::new(id, peer, self.index, stream, identity)
+        });
+        if let Err(e) = registered {
+            tracing::warn!(%peer, error = %e, "a connection could not be watched");
+            core.conns.remove(conn.id);
+            self.per_address.release(peer.ip());
+            return;
+        }
+        conn.stats.established_ms.store(core.clock().now().wall.0, Ordering::Relaxed);
+        let owned =
+            Owned { conn: conn.clone(), input: Vec::new(), state: State::Fresh, accepted: now, ended: false };
+        self.hungry.push(conn.id);
+        self.conns.insert(conn.id, owned);
+    }
+
+    /// Reads every connection that may have something, and runs what is there.
+    fn feed(&mut self, core: &Core, now: Instant) {
+        let mut served = std::mem::take(&mut self.hungry);
+        for &id in &served {
+            let Some(owned) = self.conns.get_mut(&id) else { continue };
+            owned.conn.paused.store(false, Ordering::Release);
+            let (after, more) = owned.read(core, now, &mut self.scratch);
+            owned.conn.flush();
+            if after == After::Drop {
+                self.drop_conn(core, id);
+            } else if more || owned.conn.paused.load(Ordering::Relaxed) && owned.may_go_on(core) {
+                // Paused for what the flush has just taken away, it would wait for a word that nobody says.
+                self.hungry.push(id);
+            }
+        }
+        served.clear();
+        if self.hungry.is_empty() {
+            self.hungry = served;
+        }
+    }
+
+    fn drop_conn(&mut self, core: &Core, id: ConnId) {
+        let Some(mut owned) = self.conns.remove(&id) else { return };
+        let conn = &owned.conn;
+        {
+            let mut state = conn.gate.lock();
+            state.closed = true;
+            core.outstanding.fetch_sub(state.gate.len(), Ordering::Relaxed);
+        }
+        core.tree.drop_connection(conn.id);
+        core.submit_disconnected(conn.id, conn.session().map(|s| s.id));
+        core.conns.remove(conn.id);
+        self.per_address.release(conn.peer.ip());
+        conn.cut();
+        owned.input = Vec::new();
+        tracing::trace!(peer = %owned.conn.peer, "connection ended");
+    }
+
+    /// Closes connections that never shook hands, and touches the sessions of connections that this server
+    /// itself does not read.
+    fn sweep(&mut self, core: &Core, now: Instant) {
+        self.next_sweep = now.plus_ms(limits::SWEEP_MS);
+        let patience_ms = u64::from(core.settings.client.sessionless_timeout_ms);
+        let mut late = Vec::new();
+        for owned in self.conns.values() {
+            match owned.state {
+                State::Fresh if now.as_ms() > owned.accepted.as_ms() + patience_ms => {
+                    late.push(owned.conn.id)
+                }
+                State::Serving if owned.conn.paused.load(Ordering::Relaxed) => {
+                    if let Some(s) = owned.conn.session() {
+                        s.touch.touch(now);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for id in late {
+            core.stats.sessionless_expired();
+            self.drop_conn(core, id);
+        }
+        if self.listener.is_some() {
+            self.rearm_listener();
+        }
+    }
+}
+
+impl Owned {
+    /// Reads the socket once and runs the frames. Returns whether there may be more to read.
+    fn read(&mut self, core: &Core, now: Instant, scratch: &mut [u8]) -> (After, bool) {
+        // What is kept from before goes first: the connection may have been paused in the middle of it.
+        if !self.input.is_empty() {
+            let input = std::mem::take(&mut self.input);
+            let (after, used) = self.run_frames(core, now, &input);
+            self.input = input;
+            self.input.drain(..used);
+            if after == After::Drop {
+                return (After::Drop, false);
+            }
+        }
+        if self.is_paused() {
+            return (After::Keep, false);
+        }
+        if self.state == State::Closing {
+            // Nothing more is run, but the end must be seen: read and forget.
+            return match self.conn.stream().read(scratch) {
+                Ok(0) => (After::Drop, false),
+                Ok(_) => (After::Keep, true),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => (After::Keep, false),
+                Err(_) => (After::Drop, false),
+            };
+        }
+        let n = match self.conn.stream().read(scratch) {
+            Ok(0) => return (After::Drop, false),
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return (After::Keep, false),
+            Err(e) if e.kind() == ErrorKind::Interrupted => return (After::Keep, true),
+            Err(_) => return (After::Drop, false),
+        };
+        let more = n == scratch.len() || self.ended;
+        let after = if self.input.is_empty() {
+            let (after, used) = self.run_frames(core, now, &scratch[..n]);
+            self.input.extend_from_slice(&scratch[used..n]);
+            after
+        } else {
+            self.input.extend_from_slice(&scratch[..n]);
+            let input = std::mem::take(&mut self.input);
+            let (after, used) = self.run_frames(core, now, &input);
+            self.input = input;
+            self.input.drain(..used);
+            after
+        };
+        // Pausing loses the socket's edge: whoever resumes the connection reads it again.
+        (after, more && !self.is_paused())
+    }
+
+    fn is_paused(&self) -> bool {
+        self.state == State::Connecting || self.conn.paused.load(Ordering::Relaxed)
+    }
+
+    /// Runs the whole frames in `bytes`; returns how many bytes were used.
+    fn run_frames(&mut self, core: &Core, now: Instant, bytes: &[u8]) -> (After, usize) {
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            if self.state == State::Connecting {
+                if self.conn.session().is_none() {
+                    break;
+                }
+                self.state = State::Serving;
+            }
+            if self.conn.is_closing() {
+                self.state = State::Closing;
+            }
+            if self.state == State::Closing {
+                at = bytes.len();
+                break;
+            }
+            let Some(head) = rest.first_chunk::<4>() else { break };
+            if self.state == State::Fresh
+                && let Some(word) = fourletter::Word::parse(head)
+            {
+                if !word.is_complete(rest) {
+                    break;
+                }
+                fourletter::answer(core, &self.conn, word, rest);
+                self.conn.close_when_flushed();
+                continue;
+            }
+            let len = i32::from_be_bytes(*head);
+            let Some(len) = usize::try_from(len).ok().filter(|&l| l <= core.frame_max) else {
+                tracing::debug!(peer = %self.conn.peer, len, "frame length outside the limit, closing");
+                return (After::Drop, at);
+            };
+            let Some(payload) = rest.get(4..4 + len) else {
+                break;
+            };
+            core.stats.received(4 + len);
+            self.conn.stats.received.fetch_add(1, Ordering::Relaxed);
+            if self.state == State::Fresh {
+                match ConnectRequest::decode(payload) {
+                    Ok(request) => {
+                        self.conn.gate.lock().read_only = request.read_only;
+                        self.state = State::Connecting;
+                        core.submit_connect(self.conn.id, &request);
+                        at += 4 + len;
+                        // The rest waits until the node has answered.
+                        break;
+                    }
+                    Err(e) => {
+                        tracing::debug!(peer = %self.conn.peer, error = %e, "not a handshake, closing");
+                        return (After::Drop, at);
+                    }
+                }
+            }
+            if !self.may_go_on(core) {
+                self.conn.paused.store(true, Ordering::Release);
+                // The reason to pause may have gone between the look and the mark.
+                if !self.may_go_on(core) {
+                    break;
+                }
+                self.conn.paused.store(false, Ordering::Release);
+            }
+            if self.run_request(core, now, payload) == After::Drop {
+                return (After::Drop, at);
+            }
+            at += 4 + len;
+        }
+        (After::Keep, at)
+    }
+
+    /// Whether another request may be taken.
+    fn may_go_on(&self, core: &Core) -> bool {
+        !core.is_saturated()
+            && self.conn.unsent() < limits::OUTBOX_PAUSE
+            && !self.conn.gate.lock().gate.is_full()
+    }
+
+    fn run_request(&mut self, core: &Core, now: Instant, payload: &[u8]) -> After {
+        let mut r = Reader::with_max_len(payload, 2 * core.frame_max);
+        let Ok(header) = RequestHeader::decode(&mut r) else { return After::Drop };
+        let body = r.rest();
+        let conn = &*self.conn;
+        let Some(session) = conn.session() else { return After::Drop };
+        let Some(op) = OpCode::from_wire(header.op) else { return self.refuse_unknown(core, header.xid) };
+        if !matches!(op, OpCode::Auth | OpCode::Sasl) {
+            session.touch.touch(now);
+        }
+        match op {
+            OpCode::Auth => return self.handle_auth(core, &mut r),
+            OpCode::Sasl => {
+                // SASL is not configured: Apache answers with a null token and goes on.
+                if !matches!(r.buffer(), Ok(Some(_))) {
+                    return After::Drop;
+                }
+                conn.append_sasl_answer(header.xid);
+                return After::Keep;
+            }
+            OpCode::Check | OpCode::DeleteContainer | OpCode::CreateSession => {
+                return self.refuse_unknown(core, header.xid);
+            }
+            _ => {}
+        }
+        let mut state = conn.gate.lock();
+        core.outstanding.fetch_add(1, Ordering::Relaxed);
+        let ordered = match op {
+            OpCode::Sync => match r.string() {
+                Ok(path) if !core.is_log_full() => {
+                    state.gate.admit_ordered(header.xid, header.op, now.as_ms());
+                    core.submit_sync(conn.id, header.xid, path.as_deref().unwrap_or(""));
+                    true
+                }
+                _ => false,
+            },
+            _ => match WriteOp::decode(op, &mut r) {
+                Some(Ok(_)) if !core.is_log_full() => {
+                    state.gate.admit_ordered(header.xid, header.op, now.as_ms());
+                    core.submit_write(conn.id, session.id, header.xid, conn.identity(), op, body);
+                    true
+                }
+                _ => false,
+            },
+        };
+        if ordered {
+            if op == OpCode::CloseSession {
+                self.state = State::Closing;
+            }
+        } else if state.gate.is_open() {
+            core.answer_locally(conn, payload, now.as_ms(), now);
+            core.outstanding.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            state.gate.admit_local(payload, now.as_ms());
+        }
+        After::Keep
+    }
+
+    /// An operation that no client may send: an error that names no zxid, then the end.
+    fn refuse_unknown(&mut self, core: &Core, xid: Xid) -> After {
+        self.conn.append_with(|out| put_header_reply(out, xid, -1, Code::Unimplemented.wire()));
+        core.stats.replied(0);
+        self.conn.close_when_flushed();
+        self.state = State::Closing;
+        After::Keep
+    }
+
+    fn handle_auth(&mut self, core: &Core, r: &mut Reader<'_>) -> After {
+        let Ok(packet) = AuthPacket::decode(r) else { return After::Drop };
+        let proved =
+            engine::acl::authenticate(&packet.scheme, packet.auth, self.conn.peer.ip(), &core.schemes);
+        match proved {
+            Ok(ids) => {
+                let identity = ids.into_iter().fold(self.conn.identity(), |known, id| known.with(id));
+                self.conn.set_identity(identity);
+                self.conn.append_with(|out| put_header_reply(out, Xid::AUTH, 0, 0));
+            }
+            Err(_) => {
+                core.stats.auth_failed();
+                tracing::warn!(peer = %self.conn.peer, scheme = %packet.scheme, "authentication failed");
+                self.conn.append_with(|out| put_header_reply(out, Xid::AUTH, 0, Code::AuthFailed.wire()));
+                self.conn.close_when_flushed();
+                self.state = State::Closing;
+            }
+        }
+        core.stats.replied(0);
+        After::Keep
+    }
+}
+
+impl Conn {
+    /// Appends what `fill` writes.
+    pub fn append_with(&self, fill: impl Fn(&mut Vec<u8>)) {
+        engine::Outbox::append(self, &mut |out| fill(out));
+    }
+
+    fn append_sasl_answer(&self, xid: Xid) {
+        self.append_with(|out| {
+            let at = begin_frame(out);
+            proto::client::put_reply_header(out, xid, Zxid::ZERO, 0);
+            proto::jute::Put::put_buffer(out, None);
+            end_frame(out, at);
+        });
+    }
+}

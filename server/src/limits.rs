@@ -1,0 +1,25 @@
+//! The bounds of this crate, each with its reason.
+
+/// Bytes read from one socket in one go. Large enough that a pipelining client is read in one call, small enough
+/// that a loop comes round to its other connections.
+pub const READ_CHUNK: usize = 256 << 10;
+
+/// An outbox keeps a buffer of at most this size when it is idle: a reply of a megabyte should not stay in memory
+/// for the life of a connection.
+pub const OUTBOX_KEEP: usize = 64 << 10;
+
+/// A connection is not read from while this many bytes wait for its client.
+pub const OUTBOX_PAUSE: usize = 4 << 20;
+
+/// A connection is cut when this many bytes wait for it: only events and the replies to requests already taken
+/// can get it there, and a client that far behind must start again.
+pub const OUTBOX_MAX: usize = 64 << 20;
+
+/// Bytes that may wait in the inbox of the node before loops stop reading writes.
+pub const INBOX_BYTES: usize = 64 << 20;
+
+/// Connections accepted in one go, so that a storm of them leaves room for those that exist.
+pub const ACCEPT_BATCH: usize = 256;
+
+/// How often a loop looks for connections that never shook hands, in ms.
+pub const SWEEP_MS: u64 = 1_000;

@@ -1,0 +1,379 @@
+//! The way of prepared records to the disk, and of durability back to the node.
+//!
+//! There is one writer, behind a lock. An event loop with nothing left to read takes it for one write when it is
+//! free: a lonely write then wakes no other thread. What waits after that one write is the log thread's, which
+//! writes batch after batch until the queue is empty. While a commit is slow, event loops leave the log alone.
+
+use crate::core::Core;
+use crate::event_loop::Message;
+use crate::snapshots::Snapshots;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use proto::txn::RecordBatch;
+use proto::{Durable, Epoch, Zxid};
+use snapshot::Policy;
+use snapshot::policy::Chance;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use wal::{Appender, Space, Superblock};
+
+/// Above this, a commit is not something that an event loop should wait for, µs.
+const INLINE_MAX_US: u64 = 1_000;
+
+/// How long the log is idle before the durability of its last batch is recorded.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The queue, the writer, and who is woken when.
+pub struct LogQueue {
+    queue: Mutex<VecDeque<Arc<RecordBatch>>>,
+    queued: AtomicUsize,
+    writer: Mutex<Writer>,
+    /// Work for the log thread.
+    wake: Mutex<Wake>,
+    woken: Condvar,
+    /// The log thread writes: event loops leave it alone.
+    busy: AtomicBool,
+    /// A moving average of the time of a commit, µs.
+    commit_us: AtomicU64,
+    slow_us: u64,
+    /// Work for the snapshot thread.
+    snapshot_due: Mutex<bool>,
+    snapshot_wake: Condvar,
+    snapshots: Snapshots,
+    retention_keep: Option<usize>,
+    next_event_loop: AtomicUsize,
+    directories: [std::path::PathBuf; 2],
+}
+
+struct Writer {
+    appender: Appender,
+    superblock: Superblock,
+    policy: Policy,
+    snapshot_running: bool,
+    counted: wal::Counts,
+    /// Taken from the queue and not yet appended: only after the disk was full.
+    waiting: VecDeque<Arc<RecordBatch>>,
+}
+
+#[derive(Default)]
+struct Wake {
+    work: bool,
+    epoch: Option<Epoch>,
+    epoch_done: Option<Epoch>,
+}
+
+/// Two numbers from the system's randomness, for the snapshot rule.
+pub fn chance() -> Chance {
+    Chance { count: random(), bytes: random() }
+}
+
+/// One number from the system's randomness.
+pub fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}
+
+/// What a log queue is made of.
+pub struct Parts {
+    /// Writes the log.
+    pub appender: Appender,
+    /// Identity, epochs, start of the log.
+    pub superblock: Superblock,
+    /// When snapshots are due.
+    pub policy: Policy,
+    /// The snapshots.
+    pub snapshots: Snapshots,
+    /// Snapshots to keep; `None`: nothing is ever removed.
+    pub retention_keep: Option<usize>,
+    /// A commit that takes longer is told of, ms.
+    pub slow_ms: u64,
+    /// Where snapshots and log lie.
+    pub directories: [std::path::PathBuf; 2],
+}
+
+impl LogQueue {
+    /// The way to the log.
+    pub fn new(parts: Parts) -> LogQueue {
+        let counted = parts.appender.counts();
+        LogQueue {
+            queue: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            writer: Mutex::new(Writer {
+                appender: parts.appender,
+                superblock: parts.superblock,
+                policy: parts.policy,
+                snapshot_running: false,
+                counted,
+                waiting: VecDeque::new(),
+            }),
+            wake: Mutex::default(),
+            woken: Condvar::new(),
+            busy: AtomicBool::new(false),
+            commit_us: AtomicU64::new(0),
+            slow_us: parts.slow_ms * 1000,
+            snapshot_due: Mutex::new(false),
+            snapshot_wake: Condvar::new(),
+            snapshots: parts.snapshots,
+            retention_keep: parts.retention_keep,
+            next_event_loop: AtomicUsize::new(0),
+            directories: parts.directories,
+        }
+    }
+
+    /// Records for the log, behind those that wait.
+    pub fn push(&self, batch: Arc<RecordBatch>) {
+        self.queue.lock().push_back(batch);
+        self.queued.fetch_add(1, Ordering::Release);
+    }
+
+    /// The record of `epoch` is to be made durable.
+    pub fn want_epoch(&self, epoch: Epoch) {
+        let mut wake = self.wake.lock();
+        if wake.epoch.is_none_or(|e| e < epoch) && wake.epoch_done.is_none_or(|e| e < epoch) {
+            wake.epoch = Some(epoch);
+            wake.work = true;
+            self.woken.notify_one();
+        }
+    }
+
+    /// Writes what waits, if the log is free and `alone`, the calling loop, has nothing else to do; else leaves it
+    /// to the log thread.
+    pub fn write_inline(&self, core: &Core, alone: bool) {
+        if self.queued.load(Ordering::Acquire) == 0 || self.busy.load(Ordering::Acquire) {
+            return;
+        }
+        let fast = self.commit_us.load(Ordering::Relaxed) < INLINE_MAX_US;
+        if alone
+            && fast
+            && let Some(mut writer) = self.writer.try_lock()
+        {
+            let durable = self.write(core, &mut writer);
+            drop(writer);
+            if let Some(durable) = durable {
+                core.submit_persisted(durable);
+                core.pump();
+            }
+        }
+        if self.queued.load(Ordering::Acquire) > 0 {
+            self.wake_thread();
+        }
+    }
+
+    fn wake_thread(&self) {
+        let mut wake = self.wake.lock();
+        if !wake.work {
+            wake.work = true;
+            self.woken.notify_one();
+        }
+    }
+
+    /// The life of the log thread.
+    pub fn run(&self, core: &Core) {
+        loop {
+            let epoch = {
+                let mut wake = self.wake.lock();
+                if !wake.work {
+                    self.busy.store(false, Ordering::Release);
+                    // A batch that came before the flag fell would have seen it up: look once more.
+                    if self.queued.load(Ordering::Acquire) == 0 {
+                        self.woken.wait_for(&mut wake, IDLE);
+                    }
+                }
+                wake.work = false;
+                wake.epoch.take()
+            };
+            if let Some(epoch) = epoch {
+                self.enter_epoch(core, epoch);
+            }
+            if self.queued.load(Ordering::Acquire) == 0 {
+                let mut writer = self.writer.lock();
+                if writer.waiting.is_empty() {
+                    self.rest(core, writer);
+                    if core.stopping.load(Ordering::Acquire) && self.queued.load(Ordering::Acquire) == 0 {
+                        return;
+                    }
+                    continue;
+                }
+                let durable = self.write(core, &mut writer);
+                drop(writer);
+                self.hand_over(core, durable);
+                continue;
+            }
+            self.busy.store(true, Ordering::Release);
+            let durable = self.write(core, &mut self.writer.lock());
+            self.hand_over(core, durable);
+        }
+    }
+
+    /// Under load an event loop applies what is durable while the next batch is written; else this thread does.
+    fn hand_over(&self, core: &Core, durable: Option<Durable>) {
+        let Some(durable) = durable else { return };
+        core.submit_persisted(durable);
+        if self.queued.load(Ordering::Acquire) > 0 {
+            let next = self.next_event_loop.fetch_add(1, Ordering::Relaxed) % core.loops.len();
+            core.loops[next].send(Message::Pump);
+        } else {
+            core.pump();
+        }
+        if self.queued.load(Ordering::Acquire) > 0 {
+            self.wake_thread();
+        }
+    }
+
+    /// The log is idle: the durability of its last batch is recorded, and space is looked after.
+    fn rest(&self, core: &Core, mut writer: MutexGuard<'_, Writer>) {
+        if writer.appender.wants_mark()
+            && let Err(e) = writer.appender.mark_idle()
+        {
+            die(&e);
+        }
+        let full = writer.appender.space() == Space::Full;
+        drop(writer);
+        core.set_log_full(full);
+    }
+
+    fn enter_epoch(&self, core: &Core, epoch: Epoch) {
+        let mut writer = self.writer.lock();
+        let history = writer.appender.durable();
+        if let Err(e) =
+            writer.superblock.accept_epoch(epoch).and_then(|()| writer.superblock.enter_epoch(epoch, history))
+        {
+            die(&e);
+        }
+        drop(writer);
+        tracing::info!(%epoch, "a new epoch begins, since the counter of zxids nears its end");
+        self.wake.lock().epoch_done = Some(epoch);
+        core.submit_epoch(epoch);
+        core.pump();
+    }
+
+    /// One durable write of everything that waits.
+    fn write(&self, core: &Core, writer: &mut Writer) -> Option<Durable> {
+        {
+            let mut queue = self.queue.lock();
+            self.queued.fetch_sub(queue.len(), Ordering::AcqRel);
+            writer.waiting.append(&mut queue);
+        }
+        if writer.waiting.is_empty() {
+            return None;
+        }
+        let started = Instant::now();
+        while let Some(batch) = writer.waiting.front() {
+            let last = writer.appender.last();
+            match writer.appender.append(batch.iter().filter(|(zxid, _)| *zxid > last)) {
+                Ok(()) => {
+                    writer.waiting.pop_front();
+                }
+                Err(wal::Error::NoSpace { .. }) => {
+                    // The rest stays; the preparer frees space or makes some, and the next round goes on here.
+                    core.set_log_full(true);
+                    break;
+                }
+                Err(e) => die(&e),
+            }
+        }
+        let durable = match writer.appender.commit() {
+            Ok(durable) => durable,
+            Err(wal::Error::NoSpace { .. }) => {
+                core.set_log_full(true);
+                std::thread::sleep(Duration::from_millis(100));
+                return None;
+            }
+            Err(e) => die(&e),
+        };
+        self.account(core, writer, started.elapsed());
+        Some(durable)
+    }
+
+    fn account(&self, core: &Core, writer: &mut Writer, took: Duration) {
+        let us = took.as_micros() as u64;
+        let before = self.commit_us.load(Ordering::Relaxed);
+        self.commit_us.store(before - before / 8 + us / 8, Ordering::Relaxed);
+        core.stats.log_writes.fetch_add(1, Ordering::Relaxed);
+        core.stats.log_write_us.fetch_add(us, Ordering::Relaxed);
+        core.stats.log_write_max_us.fetch_max(us, Ordering::Relaxed);
+        if us > self.slow_us {
+            tracing::warn!(ms = us / 1000, "a durable write of the log was slow: the disk is, or is shared");
+        }
+        let counts = writer.appender.counts();
+        writer.policy.logged(counts.records - writer.counted.records, counts.bytes - writer.counted.bytes);
+        writer.counted = counts;
+        if writer.appender.space() != Space::Ok {
+            core.set_log_full(writer.appender.space() == Space::Full);
+        } else if !writer.snapshot_running && writer.policy.due().is_some() {
+            writer.snapshot_running = true;
+            writer.policy.begun(chance());
+            *self.snapshot_due.lock() = true;
+            self.snapshot_wake.notify_one();
+        }
+    }
+
+    /// The life of the snapshot thread.
+    pub fn run_snapshots(&self, core: &Core) {
+        loop {
+            {
+                let mut due = self.snapshot_due.lock();
+                while !*due && !core.stopping.load(Ordering::Acquire) {
+                    self.snapshot_wake.wait(&mut due);
+                }
+                *due = false;
+            }
+            if core.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            let written = self.snapshots.write(core);
+            let mut writer = self.writer.lock();
+            writer.snapshot_running = false;
+            match written {
+                Ok(bytes) => {
+                    writer.policy.completed(bytes);
+                    drop(writer);
+                    self.retire(core);
+                }
+                Err(crate::snapshots::Failure::Stopped) => return,
+                Err(e) => {
+                    tracing::error!("no snapshot was written, the log keeps everything: {e}");
+                }
+            }
+        }
+    }
+
+    /// Forgets what a verified snapshot and the log behind it make redundant.
+    fn retire(&self, core: &Core) {
+        let Some(keep) = self.retention_keep else { return };
+        let needed_after: Zxid = match self.snapshots.retire(core, keep) {
+            Ok(Some(zxid)) => zxid,
+            Ok(None) => return,
+            Err(e) => return tracing::error!("old snapshots stay, a newer one could not be verified: {e}"),
+        };
+        let mut writer = self.writer.lock();
+        let Some(purge) = writer.appender.purgeable(needed_after) else { return };
+        match writer.superblock.purge(&purge) {
+            Ok(purged) => writer.appender.forget(purged),
+            Err(e) => die(&e),
+        }
+    }
+
+    /// Wakes everybody who waits for work, so that they see that the server stops.
+    pub fn wake_all(&self) {
+        self.wake_thread();
+        let _due = self.snapshot_due.lock();
+        self.snapshot_wake.notify_all();
+    }
+
+    /// Bytes of the snapshots and of the log.
+    pub fn directory_sizes(&self) -> (u64, u64) {
+        let size = |dir: &std::path::Path| -> u64 {
+            let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+            entries.flatten().filter_map(|e| e.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+        };
+        (size(&self.directories[0]), size(&self.directories[1]))
+    }
+}
+
+/// A failed write of the log is final (fsync is never asked twice): nothing more is acknowledged.
+fn die(e: &wal::Error) -> ! {
+    tracing::error!("the log can't be written, the server stops and acknowledges nothing more: {e}");
+    std::process::exit(i32::from(crate::boot::Failure::LOG_WRITE));
+}
