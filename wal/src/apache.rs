@@ -196,7 +196,13 @@ impl Stream {
         let len = match usize::try_from(len) {
             Ok(len) if len <= APACHE_RECORD_MAX => len,
             _ => {
-                return Err(self.damage(at, last, Fault::Length, APACHE_RECORD_MAX as u64, len as u32 as u64));
+                return Err(self.damage(
+                    at,
+                    last,
+                    Fault::Length,
+                    APACHE_RECORD_MAX as u64,
+                    len as u32 as u64,
+                ));
             }
         };
         let whole = self.bytes(at, PREFIX + len + 1)?;

@@ -210,21 +210,22 @@ impl Found {
         if root.start == 0 {
             return Ok(());
         }
-        let (Some(first), Some(last)) = (live.first(), live.last()) else {
-            return Err(Error::LogMissing { dir: dir.path().into() });
-        };
-        if let Some(orphan) = self.orphan.as_ref().filter(|o| o.segment > last.header.number) {
+        let newest = live.last().map_or(0, |s| s.header.number);
+        if let Some(orphan) = self.orphan.as_ref().filter(|o| o.segment > newest) {
             return Err(Error::Corrupt(Box::new(Damage {
                 path: orphan.path.clone(),
                 segment: orphan.segment,
                 offset: 0,
-                after: last.header.last_live,
+                after: live.last().map_or(Zxid::ZERO, |s| s.header.last_live),
                 what: Fault::HeaderLost,
                 wanted: orphan.segment,
                 found: 0,
             })));
         }
-        if last.header.number < root.newest {
+        let Some(first) = live.first() else {
+            return Err(Error::LogMissing { dir: dir.path().into() });
+        };
+        if newest < root.newest {
             return Err(missing(root.newest));
         }
         if first.header.number != root.start {

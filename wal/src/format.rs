@@ -277,3 +277,117 @@ pub(crate) fn get32(b: &[u8], at: usize) -> u32 {
 pub(crate) fn get64(b: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Epoch;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            cluster: 0x0102_0304_0506_0708,
+            server: -2,
+            number: 5,
+            len: 64 << 20,
+            first_seq: 0x22,
+            pred: Link { segment: 4, seq: 0x21, checksum: 0xaabb_ccdd },
+            reason: Reason::Truncate,
+            last_live: Zxid::new(Epoch(3), 9),
+            salt: 0x1122_3344_5566_7788,
+        }
+    }
+
+    #[test]
+    fn the_segment_header_is_as_drawn() {
+        let mut block = vec![0xee; BLOCK];
+        let crc = header().encode(&mut block);
+        assert_eq!(
+            hex(&block[..96]),
+            "464c434e53454731010000009452ca8f\
+             0807060504030201feffffffffffffff\
+             05000000000000000000000400000000\
+             22000000000000000400000000000000\
+             2100000000000000ddccbbaa04000000\
+             09000000030000008877665544332211"
+        );
+        assert!(block[96..].iter().all(|&b| b == 0));
+        assert_eq!(SegmentHeader::decode(&block), Block0::Header(header(), crc));
+        for at in 0..BLOCK {
+            let mut bad = block.clone();
+            bad[at] ^= 1;
+            assert_eq!(SegmentHeader::decode(&bad), Block0::Nothing, "a flip at {at}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_no_damage() {
+        let mut block = vec![0; BLOCK];
+        header().encode(&mut block);
+        put32(&mut block, 8, 2);
+        put32(&mut block, CRC_AT, 0);
+        let crc = crc32c::crc32c(&block);
+        put32(&mut block, CRC_AT, crc);
+        assert_eq!(SegmentHeader::decode(&block), Block0::Newer(2));
+    }
+
+    #[test]
+    fn the_batch_header_is_as_drawn() {
+        let record = [0x5a; 40];
+        let mut batch = vec![0xee; BATCH_HEADER + RECORD_PREFIX + record.len()];
+        put32(&mut batch, BATCH_HEADER, 40);
+        batch[BATCH_HEADER + RECORD_PREFIX..].copy_from_slice(&record);
+        let header = BatchHeader {
+            segment: 5,
+            salt: 0x1122_3344_5566_7788,
+            seq: 0x22,
+            offset: 4096,
+            payload_len: 44,
+            count: 1,
+            first: Zxid::new(Epoch(3), 9),
+            last: Zxid::new(Epoch(3), 10),
+            durable_seq: 0x20,
+            pred_checksum: 0xaabb_ccdd,
+        };
+        let crc = header.encode(&mut batch);
+        assert_eq!(
+            hex(&batch[..BATCH_HEADER + 8]),
+            "46424154dcb4de400500000000000000\
+             88776655443322112200000000000000\
+             00100000000000002c00000001000000\
+             09000000030000000a00000003000000\
+             2000000000000000ddccbbaa00000000\
+             280000005a5a5a5a"
+        );
+        assert_eq!(BatchHeader::decode(&batch), Some((header, crc)));
+        assert_eq!(BatchHeader::checksum(&batch), crc);
+    }
+
+    #[test]
+    fn what_follows_what() {
+        let z = |e, c| Zxid::new(Epoch(e), c);
+        for (last, next, wanted) in [
+            (z(0, 0), z(0, 1), true),
+            (z(0, 0), z(1, 1), true),
+            (z(1, 7), z(1, 8), true),
+            (z(1, 7), z(3, 1), true),
+            (z(1, 7), z(1, 7), false),
+            (z(1, 7), z(1, 9), false),
+            (z(1, 7), z(3, 2), false),
+            (z(1, 7), z(3, 0), false),
+            (z(3, 1), z(1, 1), false),
+            (z(1, u32::MAX), z(2, 0), false),
+        ] {
+            assert_eq!(follows(last, next), wanted, "{last} then {next}");
+        }
+    }
+
+    #[test]
+    fn salts_differ_by_segment_and_by_secret() {
+        assert_eq!(salt(1, 1), 0x910a_2dec_8902_5cc1);
+        assert!(salt(1, 1) != salt(1, 2) && salt(1, 1) != salt(2, 1));
+    }
+}

@@ -364,3 +364,98 @@ impl Superblock {
 fn path(dir: &dyn Dir) -> PathBuf {
     dir.path().join(NAME)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Zxid;
+    use vfs::mem::{Disk, Failure};
+
+    const IDENTITY: Identity = Identity { server: ServerId(3), cluster: 0x77 };
+
+    fn reopen(disk: &Disk) -> Superblock {
+        Superblock::open(&*disk.dir("d")).unwrap().unwrap()
+    }
+
+    #[test]
+    fn its_bytes_are_as_drawn() {
+        let disk = Disk::new();
+        let mut s = Superblock::create(&*disk.dir("d"), IDENTITY, 0x1122_3344_5566_7788).unwrap();
+        s.accept_epoch(Epoch(9)).unwrap();
+        s.enter_epoch(Epoch(8), Durable::from_completed_write(Zxid::new(Epoch(8), 1))).unwrap();
+        s.set_log(5, 6).unwrap();
+        let mut block = vec![0; BLOCK];
+        disk.dir("d").open(NAME, Access::READ).unwrap().read_exact_at(&mut block, BLOCK as u64).unwrap();
+        let hex: String = block[..88].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            "464c434e5355503101000000f05dec9f\
+             08000000000000000300000000000000\
+             77000000000000000900000000000000\
+             08000000000000000500000000000000\
+             06000000000000008877665544332211\
+             0100000000000000"
+        );
+        assert!(block[88..].iter().all(|&b| b == 0));
+        assert_eq!(reopen(&disk).contents(), s.contents());
+    }
+
+    #[test]
+    fn any_flipped_bit_of_one_copy_is_survived_and_healed() {
+        for at in 0..2 * BLOCK as u64 {
+            let disk = Disk::new();
+            let mut s = Superblock::create(&*disk.dir("d"), IDENTITY, 5).unwrap();
+            s.accept_epoch(Epoch(4)).unwrap();
+            disk.flip("d", NAME, at, (at % 8) as u8);
+            let again = reopen(&disk);
+            assert_eq!(again.contents(), s.contents(), "a flip at {at}");
+            assert!(again.damaged_copy());
+            // Healed: the other copy may go now.
+            disk.flip("d", NAME, (at + BLOCK as u64) % (2 * BLOCK as u64), 0);
+            assert_eq!(reopen(&disk).contents(), s.contents(), "a flip at {at}");
+        }
+    }
+
+    #[test]
+    fn both_copies_damaged_is_an_error() {
+        let disk = Disk::new();
+        Superblock::create(&*disk.dir("d"), IDENTITY, 5).unwrap();
+        disk.flip("d", NAME, 30, 0);
+        disk.flip("d", NAME, 4200, 0);
+        assert!(matches!(Superblock::open(&*disk.dir("d")), Err(Error::SuperblockDamaged { .. })));
+        assert!(Superblock::open(&*disk.dir("other")).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_update_cut_between_its_copies_does_not_go_back_later() {
+        let disk = Disk::new();
+        let mut s = Superblock::create(&*disk.dir("d"), IDENTITY, 5).unwrap();
+        // The second copy of the update fails: the caller is told so, yet the first copy stands.
+        disk.fail(2, Failure::Eio);
+        assert!(s.accept_epoch(Epoch(4)).is_err());
+        assert!(matches!(s.accept_epoch(Epoch(5)), Err(Error::Poisoned { .. })));
+        let after = disk.crash(&mut |_| false);
+        assert_eq!(reopen(&after).contents().accepted_epoch, Epoch(4));
+        // Acted upon now: damage to the first copy must not bring the old state back.
+        after.flip("d", NAME, 41, 0);
+        assert_eq!(reopen(&after).contents().accepted_epoch, Epoch(4));
+    }
+
+    #[test]
+    fn epochs_do_not_go_back_and_directories_of_others_are_noticed() {
+        let disk = Disk::new();
+        let mut s = Superblock::create(&*disk.dir("d"), IDENTITY, 5).unwrap();
+        let history = |e| Durable::from_completed_write(Zxid::new(Epoch(e), 7));
+        s.accept_epoch(Epoch(4)).unwrap();
+        assert!(matches!(s.accept_epoch(Epoch(3)), Err(Error::EpochWentBack { .. })));
+        assert!(matches!(s.enter_epoch(Epoch(3), history(4)), Err(Error::EpochWentBack { .. })));
+        s.enter_epoch(Epoch(4), history(3)).unwrap();
+        assert!(s.contents().joined);
+        assert!(matches!(s.enter_epoch(Epoch(3), history(1)), Err(Error::EpochWentBack { .. })));
+        s.check_identity(IDENTITY).unwrap();
+        for other in [Identity { server: ServerId(4), ..IDENTITY }, Identity { cluster: 0x78, ..IDENTITY }] {
+            assert!(matches!(s.check_identity(other), Err(Error::Foreign { .. })));
+        }
+        assert!(!format!("{:?}", s.contents()).contains("secret"));
+    }
+}
