@@ -455,8 +455,8 @@ def main():
                 print(f"  FAILED {name}: {error!r}", flush=True)
                 if canary is not None:
                     canary.stop = True
-                if not server.running():
-                    print(f"  the server died ({server.process.returncode}):\n{server.tail()}")
+                if not server.outlived():
+                    print(f\"  the server died ({server.process.returncode}):\n{server.tail()}")
                     server.start()
         deadline = time.monotonic() + 30
         while server.open_files() > files + 10 and time.monotonic() < deadline:

@@ -276,8 +276,8 @@ def main():
             except (Wrong, wire.Closed, OSError, ValueError, EOFError, KeyError) as error:
                 failures += 1
                 print(f"  FAILED {check.__name__}{since}: {error!r}", flush=True)
-                if not s.running():
-                    print(f"  the server died:\n{s.tail()}")
+                if not s.outlived():
+                    print(f\"  the server died:\n{s.tail()}")
                     s.start()
     except RuntimeError as error:
         failures += 1

@@ -90,6 +90,14 @@ class Server:
     def running(self):
         return self.process is not None and self.process.poll() is None
 
+    def outlived(self):
+        """Whether the server runs on after a failed test; a dying process gets a moment to be gone."""
+        try:
+            self.process.wait(1.0)
+            return False
+        except subprocess.TimeoutExpired:
+            return True
+
     def kill(self):
         """kill -9, and wait until the process is gone."""
         if self.running():
