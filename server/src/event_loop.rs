@@ -376,6 +376,9 @@ impl EventLoop {
 impl Owned {
     /// Reads the socket once and runs the frames. Returns whether there may be more to read.
     fn read(&mut self, core: &Core, now: Instant, scratch: &mut [u8]) -> (After, bool) {
+        if self.state == State::Connecting && self.conn.session().is_some() {
+            self.state = State::Serving;
+        }
         // What is kept from before goes first: the connection may have been paused in the middle of it.
         if !self.input.is_empty() {
             let input = std::mem::take(&mut self.input);
@@ -432,10 +435,7 @@ impl Owned {
         loop {
             let rest = &bytes[at..];
             if self.state == State::Connecting {
-                if self.conn.session().is_none() {
-                    break;
-                }
-                self.state = State::Serving;
+                break;
             }
             if self.conn.is_closing() {
                 self.state = State::Closing;
@@ -574,10 +574,10 @@ impl Owned {
     fn handle_auth(&mut self, core: &Core, r: &mut Reader<'_>) -> After {
         let Ok(packet) = AuthPacket::decode(r) else { return After::Drop };
         let proved =
-            engine::acl::authenticate(&packet.scheme, packet.auth, self.conn.peer.ip(), &core.schemes);
+            engine::acl::authenticate(&packet.scheme, packet.auth, self.conn.peer.ip(), &core.schemes)
+                .and_then(|ids| self.conn.identity().gain(ids));
         match proved {
-            Ok(ids) => {
-                let identity = ids.into_iter().fold(self.conn.identity(), |known, id| known.with(id));
+            Ok(identity) => {
                 self.conn.set_identity(identity);
                 self.conn.append_with(|out| put_header_reply(out, Xid::AUTH, 0, 0));
             }

@@ -76,14 +76,11 @@ impl Server {
                 break address.rsplit_once(':').unwrap().1.trim().parse().unwrap();
             }
         };
-        // The pipe must not fill up.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        // The pipe must not fill up, and a failing test should show what the server said.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
         Server { child, port }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
 
     /// kill -9.
     pub fn kill(mut self) {
