@@ -109,6 +109,31 @@ impl Chain {
     }
 }
 
+/// What a file in the log's directory is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileState {
+    /// A segment of the log.
+    Live,
+    /// A segment that nothing leads to: cut off, purged, or left empty by a start. To be recycled.
+    Dead,
+    /// Ready for use.
+    Spare,
+    /// Half prepared: removed at the next start.
+    Leftover,
+}
+
+/// The files of a log's directory and what they are, by name: for tools, also beside a running server.
+pub fn inventory(dir: &dyn Dir, root: Option<&Root>) -> Result<Vec<(String, FileState)>, Error> {
+    let chain = Chain::read(dir, root)?;
+    let live = chain.segments.into_iter().map(|s| (s.name, FileState::Live));
+    let dead = chain.dead.into_iter().map(|name| (name, FileState::Dead));
+    let spare = chain.blank.into_iter().map(|(name, _)| (name, FileState::Spare));
+    let leftover = chain.leftovers.into_iter().map(|name| (name, FileState::Leftover));
+    let mut all: Vec<_> = live.chain(dead).chain(spare).chain(leftover).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(all)
+}
+
 /// A valid batch behind an unreadable header.
 struct Orphan {
     path: std::path::PathBuf,
@@ -251,7 +276,9 @@ fn check_owner(path: &std::path::Path, header: &SegmentHeader, root: &Root) -> R
 /// Past the page cache where that works: what is read should be what the disk has.
 pub(crate) fn open_for_reading(dir: &dyn Dir, name: &str) -> std::io::Result<Arc<dyn File>> {
     match dir.open(name, Access::READ_DIRECT) {
-        Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => dir.open(name, Access::READ),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::Unsupported) => {
+            dir.open(name, Access::READ)
+        }
         other => other,
     }
 }

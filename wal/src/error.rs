@@ -101,6 +101,11 @@ pub enum Error {
         /// Up to this.
         end: Zxid,
     },
+    /// A running server recycled the segment while it was being read without its knowledge.
+    Recycled {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process holds the log.
     Locked {
         /// The log's directory.
@@ -225,6 +230,7 @@ impl Error {
             | Error::OutOfRange { .. }
             | Error::EpochWentBack { .. } => "a mistake of the sender or of this server: report it",
             Error::NoSpace { .. } => "free space on the log's disk; writes go on by themselves",
+            Error::Recycled { .. } => "the server no longer needed it: read again from the start",
             Error::Locked { .. } => {
                 "another server runs on this directory: stop it, or give this one its own"
             }
@@ -261,6 +267,9 @@ impl fmt::Display for Error {
             Error::Poisoned { first } => write!(f, "the log is closed for good since: {first}")?,
             Error::OutOfRange { wanted, start, end } => {
                 write!(f, "zxid {wanted} is outside of the log, which covers {start} to {end}")?
+            }
+            Error::Recycled { path } => {
+                write!(f, "{} was recycled by a running server while it was read", path.display())?
             }
             Error::Locked { dir } => write!(f, "the log in {} is in use by another process", dir.display())?,
             Error::EpochWentBack { what, now, given } => write!(f, "{what} epoch {given} is below {now}")?,

@@ -54,6 +54,7 @@ mod reader;
 mod spares;
 mod superblock;
 
+pub use chain::{FileState, inventory};
 pub use error::{Damage, Error, Fault};
 pub use log::{Appender, Config, Counts, Log, Purge, Purged, Recovery};
 pub use reader::{Batch, BatchInfo, End, Reader, SegmentInfo};

@@ -8,12 +8,12 @@
 use crate::chain::{Bound, Chain, Segment, Window};
 use crate::error::{Damage, Error, Fault};
 use crate::format::{
-    BATCH_HEADER, BatchHeader, Link, RECORD_PREFIX, SegmentHeader, follows, get32, record_zxid,
+    BATCH_HEADER, BatchHeader, Block0, Link, RECORD_PREFIX, SegmentHeader, follows, get32, record_zxid,
 };
 use crate::superblock::Root;
 use proto::Zxid;
 use std::path::PathBuf;
-use vfs::{BLOCK, Dir};
+use vfs::{AlignedBuf, BLOCK, Dir};
 
 /// Reads records in zxid order; changes nothing.
 #[derive(Debug)]
@@ -233,6 +233,23 @@ impl Reader {
 
     /// Moves on to the next batch and verifies it; the window then covers it whole.
     fn advance(&mut self) -> Result<Option<(BatchHeader, u32)>, Error> {
+        let advanced = self.try_advance();
+        // Damage, or an end, may be the work of a server that used the file anew meanwhile.
+        if matches!(advanced, Ok(None) | Err(Error::Corrupt(_)))
+            && let Some(segment) = self.segments.get(self.at)
+        {
+            let mut block = AlignedBuf::zeroed(BLOCK);
+            let read = segment.file.read_exact_at(&mut block, 0);
+            let same =
+                matches!(SegmentHeader::decode(&block), Block0::Header(_, sum) if sum == segment.checksum);
+            if read.is_ok() && !same {
+                return Err(Error::Recycled { path: segment.file.path().into() });
+            }
+        }
+        advanced
+    }
+
+    fn try_advance(&mut self) -> Result<Option<(BatchHeader, u32)>, Error> {
         loop {
             if self.end.is_some() {
                 return Ok(None);

@@ -5,7 +5,9 @@ use proto::{Epoch, ServerId, Zxid};
 use std::ops::ControlFlow;
 use vfs::BLOCK;
 use vfs::mem::{Disk, Failure};
-use wal::{Config, Error, Fault, Identity, Log, Reader, Recovery, Space, Step, Superblock};
+use wal::{
+    Config, Error, Fault, FileState, Identity, Log, Reader, Recovery, Space, Step, Superblock, inventory,
+};
 
 const CONFIG: Config = Config { segment_len: 64 << 10, depth: 1, device: vfs::Choice::Auto };
 const IDENTITY: Identity = Identity { server: ServerId(3), cluster: 0xc1 };
@@ -466,4 +468,43 @@ fn a_log_behind_the_snapshot_begins_anew_there() {
     let mut recovery = Recovery::open(disk.dir(LOG), &superblock, CONFIG).unwrap();
     let missed = recovery.replay::<Error>(z(10), |_, _| Ok(()));
     assert!(matches!(missed, Err(Error::OutOfRange { .. })), "a hole between state and log is no replay");
+}
+
+#[test]
+fn an_offline_reader_beside_a_server_is_told_when_its_segment_was_recycled() {
+    let disk = Disk::new();
+    let (mut superblock, mut log) = create(&disk, CONFIG);
+    append(&mut log, 1, 40, 3000).unwrap();
+    // It cannot be known to the server: opened by another process, as it were.
+    let mut early = Reader::open(&*disk.dir(LOG), None).unwrap();
+    for _ in 0..3 {
+        assert!(early.next_batch().unwrap().is_some());
+    }
+    drop(log);
+    let (_, _, mut log) = recover(&disk).unwrap();
+    let purge = log.appender.purgeable(z(40)).unwrap();
+    let purged = superblock.purge(&purge).unwrap();
+    log.appender.forget(purged);
+    append(&mut log, 41, 60, 3000).unwrap();
+    while !matches!(log.preparer.step().unwrap(), Step::Idle) {}
+    append(&mut log, 61, 150, 3000).unwrap();
+    let outcome = early.replay::<Error>(Zxid::ZERO, |_, _| Ok(()));
+    assert!(matches!(outcome, Err(Error::Recycled { .. })), "{outcome:?}");
+
+    let root = superblock.contents().root();
+    let all = inventory(&*disk.dir(LOG), Some(&root)).unwrap();
+    let count = |state| all.iter().filter(|(_, s)| *s == state).count();
+    assert_eq!(count(FileState::Live), log.appender.segments());
+    assert_eq!(count(FileState::Spare), log.appender.spares());
+    assert_eq!(count(FileState::Leftover), 0);
+}
+
+#[test]
+fn the_parts_go_where_the_server_wants_them() {
+    fn can_be_sent<T: Send>() {}
+    can_be_sent::<wal::Appender>();
+    can_be_sent::<wal::Preparer>();
+    can_be_sent::<Recovery>();
+    can_be_sent::<Reader>();
+    can_be_sent::<Superblock>();
 }
