@@ -456,7 +456,7 @@ def main():
                 if canary is not None:
                     canary.stop = True
                 if not server.outlived():
-                    print(f\"  the server died ({server.process.returncode}):\n{server.tail()}")
+                    print(f"  the server died ({server.process.returncode}):\n{server.tail()}")
                     server.start()
         deadline = time.monotonic() + 30
         while server.open_files() > files + 10 and time.monotonic() < deadline:

@@ -277,7 +277,7 @@ def main():
                 failures += 1
                 print(f"  FAILED {check.__name__}{since}: {error!r}", flush=True)
                 if not s.outlived():
-                    print(f\"  the server died:\n{s.tail()}")
+                    print(f"  the server died:\n{s.tail()}")
                     s.start()
     except RuntimeError as error:
         failures += 1
