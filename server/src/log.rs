@@ -9,7 +9,7 @@ use crate::event_loop::Message;
 use crate::snapshots::Snapshots;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use proto::txn::RecordBatch;
-use proto::{Durable, Epoch, Zxid};
+use proto::{Epoch, Zxid};
 use snapshot::Policy;
 use snapshot::policy::Chance;
 use std::collections::VecDeque;
@@ -148,10 +148,9 @@ impl LogQueue {
             && fast
             && let Some(mut writer) = self.writer.try_lock()
         {
-            let durable = self.write(core, &mut writer);
+            let written = self.write(core, &mut writer);
             drop(writer);
-            if let Some(durable) = durable {
-                core.submit_persisted(durable);
+            if written {
                 core.pump();
             }
         }
@@ -195,21 +194,22 @@ impl LogQueue {
                     }
                     continue;
                 }
-                let durable = self.write(core, &mut writer);
+                let written = self.write(core, &mut writer);
                 drop(writer);
-                self.hand_over(core, durable);
+                self.hand_over(core, written);
                 continue;
             }
             self.busy.store(true, Ordering::Release);
-            let durable = self.write(core, &mut self.writer.lock());
-            self.hand_over(core, durable);
+            let written = self.write(core, &mut self.writer.lock());
+            self.hand_over(core, written);
         }
     }
 
     /// Under load an event loop applies what is durable while the next batch is written; else this thread does.
-    fn hand_over(&self, core: &Core, durable: Option<Durable>) {
-        let Some(durable) = durable else { return };
-        core.submit_persisted(durable);
+    fn hand_over(&self, core: &Core, written: bool) {
+        if !written {
+            return;
+        }
         if self.queued.load(Ordering::Acquire) > 0 {
             let next = self.next_event_loop.fetch_add(1, Ordering::Relaxed) % core.loops.len();
             core.loops[next].send(Message::Pump);
@@ -248,15 +248,16 @@ impl LogQueue {
         core.pump();
     }
 
-    /// One durable write of everything that waits.
-    fn write(&self, core: &Core, writer: &mut Writer) -> Option<Durable> {
+    /// One durable write of everything that waits; false when nothing was written. The node's inbox learns of it
+    /// while the writer is still held, so that two writers can't report in the wrong order.
+    fn write(&self, core: &Core, writer: &mut Writer) -> bool {
         {
             let mut queue = self.queue.lock();
             self.queued.fetch_sub(queue.len(), Ordering::AcqRel);
             writer.waiting.append(&mut queue);
         }
         if writer.waiting.is_empty() {
-            return None;
+            return false;
         }
         let started = Instant::now();
         while let Some(batch) = writer.waiting.front() {
@@ -278,12 +279,13 @@ impl LogQueue {
             Err(wal::Error::NoSpace { .. }) => {
                 core.set_log_full(true);
                 std::thread::sleep(Duration::from_millis(100));
-                return None;
+                return false;
             }
             Err(e) => die(&e),
         };
         self.account(core, writer, started.elapsed());
-        Some(durable)
+        core.submit_persisted(durable);
+        true
     }
 
     fn account(&self, core: &Core, writer: &mut Writer, took: Duration) {

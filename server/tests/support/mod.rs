@@ -81,7 +81,6 @@ impl Server {
         Server { child, port }
     }
 
-
     /// kill -9.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
