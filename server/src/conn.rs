@@ -35,6 +35,8 @@ pub struct Conn {
     pub paused: AtomicBool,
     /// The last request says goodbye, or the server does: close when the outbox has drained.
     close_after_flush: AtomicBool,
+    /// The socket has been shut down.
+    cut: AtomicBool,
     /// Already on the list of outboxes to flush of the thread that steps the node.
     pub marked: AtomicBool,
     /// Counters for the four-letter words.
@@ -181,6 +183,7 @@ impl Conn {
             session: OnceLock::new(),
             paused: AtomicBool::new(false),
             close_after_flush: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             marked: AtomicBool::new(false),
             stats,
         }
@@ -230,8 +233,11 @@ impl Conn {
 
     /// Cuts the connection off; its owner sees the end and cleans up.
     pub fn cut(&self) {
-        // A socket that is gone already is what we want.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        // Once: each shutdown raises events, and an event must not lead to the next shutdown.
+        if !self.cut.swap(true, Ordering::AcqRel) {
+            // A socket that is gone already is what we want.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Writes what there is to the socket. The outbox is unlocked while the kernel copies, so that whoever has

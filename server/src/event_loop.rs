@@ -376,7 +376,10 @@ impl EventLoop {
 impl Owned {
     /// Reads the socket once and runs the frames. Returns whether there may be more to read.
     fn read(&mut self, core: &Core, now: Instant, scratch: &mut [u8]) -> (After, bool) {
-        if self.state == State::Connecting && self.conn.session().is_some() {
+        if self.conn.is_closing() {
+            self.state = State::Closing;
+            self.input = Vec::new();
+        } else if self.state == State::Connecting && self.conn.session().is_some() {
             self.state = State::Serving;
         }
         // What is kept from before goes first: the connection may have been paused in the middle of it.
@@ -389,9 +392,6 @@ impl Owned {
                 return (After::Drop, false);
             }
         }
-        if self.is_paused() {
-            return (After::Keep, false);
-        }
         if self.state == State::Closing {
             // Nothing more is run, but the end must be seen: read and forget.
             return match self.conn.stream().read(scratch) {
@@ -400,6 +400,9 @@ impl Owned {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => (After::Keep, false),
                 Err(_) => (After::Drop, false),
             };
+        }
+        if self.is_paused() {
+            return (After::Keep, false);
         }
         let n = match self.conn.stream().read(scratch) {
             Ok(0) => return (After::Drop, false),

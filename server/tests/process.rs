@@ -305,3 +305,24 @@ fn multi_is_one_zxid_and_all_or_nothing() {
     assert_eq!(c.call(OpCode::Multi, &body).header.err, 0, "the failure stands in the results");
     assert_eq!(c.get("/m3", false), Err(-101));
 }
+
+#[test]
+fn refused_handshakes_leave_neither_connections_nor_busy_threads() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ""));
+    for _ in 0..20 {
+        let mut gone = Client::resume(server.port, 1_000, SessionId(99), [0; 16]);
+        assert_eq!(gone.session.session, SessionId::NONE);
+        assert!(gone.is_closed());
+    }
+    let mut left = String::new();
+    for _ in 0..100 {
+        left = server.four_letter_word("srvr");
+        // The one that asks.
+        if left.contains("\nConnections: 1\n") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("connections were left behind:\n{left}");
+}
