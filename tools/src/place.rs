@@ -192,9 +192,12 @@ fn is_apaches(path: &Path, name: &str) -> bool {
 
 fn holds_segments(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
-    entries
-        .flatten()
-        .any(|e| e.file_name().to_string_lossy().starts_with("log.") && starts_with(&e.path(), SEGMENT_MAGIC))
+    entries.flatten().any(|e| {
+        let name = e.file_name();
+        // A segment keeps the name of a spare until there is time to rename it.
+        ["log.", "spare."].iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
+            && starts_with(&e.path(), SEGMENT_MAGIC)
+    })
 }
 
 /// The superblock lies beside the folder, in the data directory. With a dataLogDir of its own it lies elsewhere:

@@ -1,0 +1,216 @@
+//! Starts one server or the other on a fresh data directory and takes it away again.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Which server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Apache = 0,
+    Falconer = 1,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Apache => "Apache ZooKeeper",
+            Kind::Falconer => "Falconer",
+        })
+    }
+}
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    pub classpath: String,
+    pub java_options: Vec<String>,
+    pub falconerd: PathBuf,
+    pub scratch: PathBuf,
+}
+
+/// How long a server may take until it serves.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The jars of the Debian package and what they need; those that are there are taken.
+const DEBIAN_JARS: [&str; 12] = [
+    "zookeeper",
+    "zookeeper-jute",
+    "slf4j-api",
+    "slf4j-nop",
+    "netty-all",
+    "netty-handler",
+    "netty-transport",
+    "netty-common",
+    "netty-buffer",
+    "netty-codec",
+    "snappy-java",
+    "metrics-core",
+];
+const DEBIAN_DIR: &str = "/usr/share/java";
+
+/// The classpath of Apache ZooKeeper; the Debian package is installed if there is none.
+pub fn classpath(distribution: Option<&Path>) -> Result<String, String> {
+    if let Some(dir) = distribution {
+        let lib = dir.join("lib");
+        return match lib.is_dir() {
+            true => Ok(format!("{}/*", lib.display())),
+            false => Err(format!("{} has no lib/: name an unpacked binary distribution", dir.display())),
+        };
+    }
+    let debian = Path::new(DEBIAN_DIR);
+    if !debian.join("zookeeper.jar").exists() {
+        install()?;
+    }
+    let jars: Vec<String> = DEBIAN_JARS
+        .iter()
+        .map(|jar| debian.join(format!("{jar}.jar")))
+        .filter(|jar| jar.exists())
+        .map(|jar| jar.display().to_string())
+        .collect();
+    Ok(jars.join(":"))
+}
+
+fn install() -> Result<(), String> {
+    const PACKAGES: [&str; 5] =
+        ["install", "--yes", "--no-install-recommends", "zookeeper", "default-jre-headless"];
+    eprintln!("Apache ZooKeeper is missing: apt-get {}", PACKAGES.join(" "));
+    let status = match is_root() {
+        true => Command::new("apt-get").args(PACKAGES).status(),
+        false => Command::new("sudo").arg("apt-get").args(PACKAGES).status(),
+    };
+    match status {
+        Ok(s) if s.success() => Ok(()),
+        Ok(_) | Err(_) => {
+            Err("Apache ZooKeeper can't be installed; --apache DIR names an unpacked binary distribution"
+                .into())
+        }
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+/// An address of this machine that nobody listens on.
+pub fn free_address() -> io::Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// Waits until somebody listens, or patience ends.
+pub fn wait_for_port(address: &str) {
+    let end = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).is_err() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A server that serves; stopped and its data removed on drop.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    dir: PathBuf,
+    address: String,
+    version: String,
+}
+
+impl Running {
+    /// Starts a server on an empty data directory and waits until it serves.
+    pub fn start(kind: Kind, paths: &Paths) -> Result<Running, String> {
+        let failed = |what: &str, e: io::Error| format!("{kind}: can't {what}: {e}");
+        let dir = paths.scratch.join(format!("run-{}", std::process::id()));
+        // A run that was interrupted may have left it.
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("data")).map_err(|e| failed("make the data directory", e))?;
+        let dir = dir.canonicalize().map_err(|e| failed("find the data directory", e))?;
+        let address = free_address().map_err(|e| failed("find a free port", e))?;
+        let port = address.rsplit(':').next().unwrap_or_default();
+        let config = dir.join("zoo.cfg");
+        let text = format!(
+            "tickTime=2000\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\n\
+             admin.enableServer=false\n4lw.commands.whitelist=*\n",
+            dir.join("data").display()
+        );
+        fs::write(&config, text).map_err(|e| failed("write its configuration", e))?;
+        let log = fs::File::create(dir.join("log.txt")).map_err(|e| failed("write its log", e))?;
+        let errors = log.try_clone().map_err(|e| failed("write its log", e))?;
+        let mut command = match kind {
+            Kind::Apache => {
+                let mut c = Command::new("java");
+                c.args(&paths.java_options).args(["-cp", &paths.classpath]);
+                c.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain");
+                c
+            }
+            Kind::Falconer => Command::new(&paths.falconerd),
+        };
+        let child = command
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .map_err(|e| failed("start", e))?;
+        let mut server = Running { child, dir, address, version: String::new() };
+        server.wait_until_it_serves(kind)?;
+        Ok(server)
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What it says of itself.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn wait_until_it_serves(&mut self, kind: Kind) -> Result<(), String> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = four_letters(&self.address, "srvr").ok().filter(|a| a.contains("Mode:")) {
+                let first = answer.lines().next().unwrap_or_default();
+                self.version = first.trim_start_matches("Zookeeper version: ").to_string();
+                return Ok(());
+            }
+            let died = self.child.try_wait().ok().flatten();
+            if died.is_some() || Instant::now() >= end {
+                let log = fs::read_to_string(self.dir.join("log.txt")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(10).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                let what = if died.is_some() { "ended at once" } else { "does not serve" };
+                return Err(format!("{kind} {what}; the end of its log:\n{}", tail.join("\n")));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Its data goes with it: there is nothing to be shut down in order.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn four_letters(address: &str, word: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(word.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
