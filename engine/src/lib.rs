@@ -19,6 +19,42 @@
 //! at all. Applying is total and idempotent: replay over a walk that was taken while writes went on ends in exactly
 //! the tree that was walked (see [`tree`]).
 //!
+//! ```
+//! use engine::{Applier, Audience, Identity, TreeConfig};
+//! use proto::txn::{CreateTxnKind, Record, Txn, TxnHeader};
+//! use proto::{ConnId, SessionId, WallMs, Xid, Zxid, acl};
+//!
+//! struct Nobody;
+//! impl Audience for Nobody {
+//!     fn deliver(&self, _: ConnId, _: &[u8]) {}
+//!     fn identity(&self, _: ConnId) -> Option<std::sync::Arc<Identity>> {
+//!         None
+//!     }
+//! }
+//!
+//! let (tree, mut applier) = engine::new(TreeConfig::default());
+//! let txn = Txn::Create {
+//!     kind: CreateTxnKind::Create,
+//!     path: "/a".into(),
+//!     data: Some(b"value"),
+//!     acl: acl::OPEN,
+//!     ephemeral: false,
+//!     parent_cversion: 1,
+//! };
+//! let header = TxnHeader {
+//!     session: SessionId(1),
+//!     cxid: Xid(1),
+//!     zxid: Zxid::from_u64(1),
+//!     time: WallMs(1_700_000_000_000),
+//!     kind: txn.kind(),
+//! };
+//! let mut record = Vec::new();
+//! Record { header, txn, digest: None }.encode(&mut record);
+//! applier.apply(&record, &Nobody, &mut |_, reply| println!("{reply:?}"))?;
+//! assert_eq!(tree.peek("/a", |node| node.map(|n| n.stat.czxid)), Some(1));
+//! # Ok::<(), engine::ApplyError>(())
+//! ```
+//!
 //! What is not here: files, sockets, clocks, threads, chance, and every decision about order.
 
 pub mod acl;

@@ -119,13 +119,12 @@ impl Applier {
         let record = Record::decode(record)
             .map_err(|source| ApplyError::Undecodable { zxid: TxnHeader::peek_zxid(record), source })?;
         let header = record.header;
-        let tree = Arc::clone(&self.tree);
-        self.scratch.touched.clear();
-        touch(&tree, &header, &record.txn, &mut self.scratch.touched);
-        let mut scope = Scope::open(&tree, audience, header, &mut self.scratch);
+        let Applier { tree, digest, fuzzy, scratch } = self;
+        scratch.touched.clear();
+        touch(tree, &header, &record.txn, &mut scratch.touched);
+        let mut scope = Scope::open(tree, audience, header, scratch);
         let outcome = scope.run(&record.txn);
-        let (digest, recount) = scope.publish(self.digest, &mut self.fuzzy, &record);
-        self.digest = digest;
+        let recount = scope.publish(digest, fuzzy, &record);
         for prefix in recount {
             tree.recount(&prefix);
         }
@@ -163,10 +162,11 @@ impl Applier {
             time,
             kind: proto::txn::kind::RECONFIG,
         };
-        self.scratch.touched.clear();
-        self.scratch
-            .touched
-            .extend([CONFIG, "/zookeeper"].map(|p| tree.shard_number(tree.hash.of(p.as_bytes()))));
+        let touched = &mut self.scratch.touched;
+        touched.clear();
+        touch_path(&tree, CONFIG, touched);
+        touch_path(&tree, "/zookeeper", touched);
+        touch_quota(&tree, CONFIG, touched);
         let mut scope = Scope::open(&tree, audience, header, &mut self.scratch);
         if scope.set_data(CONFIG, Some(text), -1).is_err() {
             scope.add_built_in(
@@ -342,11 +342,11 @@ impl<'t, 's> Scope<'t, 's> {
         }
     }
 
-    /// Makes the txn visible: zxid and digest, then the locks. Returns the digest of the tree and the quotas to
-    /// be counted.
-    fn publish(self, digest: i64, fuzzy: &mut Option<Settled>, record: &Record<'_>) -> (i64, Vec<String>) {
+    /// Makes the txn visible: zxid and digest, then the locks. Returns the quotas to be counted.
+    fn publish(self, digest: &mut i64, fuzzy: &mut Option<Settled>, record: &Record<'_>) -> Vec<String> {
         let tree = self.tree;
-        let digest = digest.wrapping_add(self.digest);
+        *digest = digest.wrapping_add(self.digest);
+        let digest = *digest;
         let zxid = record.header.zxid;
         let mut mismatches = 0;
         match *fuzzy {
@@ -356,6 +356,8 @@ impl<'t, 's> Scope<'t, 's> {
                 mismatches += u64::from(wanted.is_some_and(|d| d != digest));
                 *fuzzy = None;
             }
+            // What is replayed behind the tree's back says nothing about the tree as it is now.
+            None if zxid < tree.applied() => {}
             None => {
                 let wanted = record.digest.filter(|d| d.version == DIGEST_VERSION);
                 mismatches += u64::from(wanted.is_some_and(|d| d.tree != digest));
@@ -367,9 +369,11 @@ impl<'t, 's> Scope<'t, 's> {
         tree.znodes.fetch_add(self.znodes as u64, Ordering::Relaxed);
         tree.data_bytes.fetch_add(self.data_bytes as u64, Ordering::Relaxed);
         let mut mark = tree.mark.lock();
+        let is_new = zxid > mark.zxid;
         mark.zxid = mark.zxid.max(zxid);
         mark.digest = digest;
         if tree.config.digest_enabled
+            && is_new
             && zxid.as_u64().is_multiple_of(limits::DIGEST_LOG_INTERVAL)
             && fuzzy.is_none()
         {
@@ -380,7 +384,7 @@ impl<'t, 's> Scope<'t, 's> {
         }
         tree.applied.store(mark.zxid.as_u64(), Ordering::Release);
         drop(mark);
-        (digest, self.recount)
+        self.recount
     }
 
     /// Ends a change that is no txn. Returns the digest of the tree.
@@ -507,7 +511,7 @@ impl<'t, 's> Scope<'t, 's> {
         self.digest += i64::from(node.digest());
         self.znodes += 1;
         self.data_bytes += node.size() as i64;
-        shard.add(&tree.hash, h, node);
+        shard.add(h, node);
         if owner != Owner::Persistent {
             self.owned().add(&tree.hash, owner, path.as_bytes());
         }
@@ -602,15 +606,14 @@ impl<'t, 's> Scope<'t, 's> {
     /// Deletes what the txn lists, then whatever else the session owns here.
     fn close_session(&mut self, listed: &[Cow<'_, str>]) {
         let session = self.header.session;
-        let left = self.owned().take(session);
+        let mut left = self.owned().take(session);
         for path in listed {
+            left.remove(&self.tree.hash, path.as_bytes());
             // Missing ones are no news: their parents have heard of this zxid now.
             let _ = self.delete(path);
         }
         for path in left.iter() {
-            if !listed.iter().any(|l| l.as_bytes() == path) {
-                let _ = self.delete(&text(path));
-            }
+            let _ = self.delete(&text(path));
         }
         self.tree.sessions.write().remove(&session);
     }
@@ -631,7 +634,7 @@ impl<'t, 's> Scope<'t, 's> {
         self.digest += i64::from(node.digest());
         self.znodes += 1;
         self.data_bytes += node.size() as i64;
-        self.shard(h).add(&tree.hash, h, node);
+        self.shard(h).add(h, node);
     }
 
     /// Brings the counts of the quota that covers `path` up to date: data without version, time, watch, digest.

@@ -168,7 +168,7 @@ impl<'a> Importer<'a> {
             let h = tree.hash.of(path);
             let mut shard = tree.shard(h).write();
             match shard.find_mut(h, path) {
-                None => shard.add(&tree.hash, h, node),
+                None => shard.add(h, node),
                 // Met twice by the walk: removed and made again meanwhile. Replay makes it right from either.
                 Some(there) if there.stat().czxid <= r.stat.czxid => *there = node,
                 Some(_) => {}

@@ -1,9 +1,9 @@
 //! The tree of znodes and everything that belongs to it.
 //!
-//! Locks are taken in this order, and a later one never waits for an earlier one: recursive watches, shards in
-//! ascending order, then inside them one at a time: owners, ACLs, watched paths, quotas, sessions; last of all the
-//! caller's outboxes. The applier holds what it has taken from the shards and the owners until the zxid is
-//! published, so that a reader sees a txn whole or not at all, and its events before its effects.
+//! Locks are taken in this order: recursive watches, shards in ascending order, owners; then, one at a time and only
+//! for a moment, watched paths, quotas, sessions, the mark; then the callers' outboxes; then ACLs, under which nothing
+//! else is taken. The applier holds recursive watches, shards and owners until the zxid is published, so that a
+//! reader sees a txn whole or not at all, and its events before its effects.
 
 pub(crate) mod acls;
 mod apply;
@@ -283,17 +283,23 @@ impl Tree {
     }
 
     /// Calls `see` with each znode at and below `path`, one lock at a time: of what changes meanwhile, some
-    /// is seen and some is not.
+    /// is seen and some is not. Takes memory for a few names at each depth.
     fn each_below(&self, path: &str, see: &mut dyn FnMut(&Node)) {
-        let mut due: Vec<String> = vec![canonical(path).to_owned()];
-        while let Some(path) = due.pop() {
+        // Each with the place among its children to go on at.
+        let mut due: Vec<(String, usize)> = vec![(canonical(path).to_owned(), 0)];
+        while let Some((path, place)) = due.pop() {
             let h = self.hash.of(path.as_bytes());
             let shard = self.shard(h).read();
             let Some(node) = shard.find(h, path.as_bytes()) else { continue };
-            see(node);
-            for name in node.children.iter().flat_map(|c| c.iter()) {
-                due.push(child(&path, name));
+            if place == 0 {
+                see(node);
             }
+            let Some(children) = &node.children else { continue };
+            let below: Vec<_> = children.names_at(place).map(|name| (child(&path, name), 0)).collect();
+            if place + 1 < children.places() {
+                due.push((path, place + 1));
+            }
+            due.extend(below);
         }
     }
 }

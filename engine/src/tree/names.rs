@@ -171,7 +171,8 @@ impl Buckets {
     fn split_one(&mut self, hash: &PathHash) {
         let (from, to) = (self.split, self.len());
         let old = std::mem::take(self.bucket_mut(from));
-        let (mut stay, mut go) = (Bucket::default(), Bucket::default());
+        let room = || Bucket(Vec::with_capacity(old.0.len() * 5 / 8));
+        let (mut stay, mut go) = (room(), room());
         for name in old.names() {
             let moves = hash.of(name) as usize & self.round != 0;
             if moves { &mut go } else { &mut stay }.push(name);
@@ -218,7 +219,9 @@ impl Bucket {
         let mut names = self.names();
         loop {
             let at = self.0.len() - names.0.len();
-            if names.next()? == name {
+            // Siblings often differ at their ends only.
+            let there = names.next()?;
+            if there.last() == name.last() && there == name {
                 return Some(at);
             }
         }

@@ -244,6 +244,9 @@ fn digests_are_compared_and_kept() {
         w.apply(&record);
         assert_eq!(w.tree.digest_mismatches(), mismatches);
     }
+    let record = w.encode(0, Txn::Check { path: "/a".into(), version: 0 }, Some(right + 1));
+    w.apply(&record);
+    assert_eq!(w.tree.digest_mismatches(), 1, "an old record's digest is of an old tree");
     for zxid in 2..=300_u64 {
         let record = w.encode(zxid, set("/a", b"x", zxid as i32), None);
         w.apply(&record);
@@ -317,6 +320,24 @@ fn quotas_are_counted() {
     w.create("/zookeeper/quota/zookeeper_stats");
     w.txn(delete("/zookeeper/quota/zookeeper_limits"));
     assert_eq!(w.tree.quota_for("/q/1").map(|q| q.prefix), Some("/q".into()));
+}
+
+#[test]
+fn the_server_s_own_znodes_may_lie_under_a_quota() {
+    // With many shards, so that the counts hardly ever lie in one that is touched anyway.
+    let mut w = World::with(TreeConfig { shards: 1024, ..TreeConfig::default() });
+    for path in ["", "/zookeeper_limits", "/zookeeper_stats"] {
+        w.create(&format!("/zookeeper/quota/zookeeper{path}"));
+    }
+    let stats = "/zookeeper/quota/zookeeper/zookeeper_stats";
+    let bytes = |w: &World| w.tree.quota_for("/zookeeper/config").unwrap().used.unwrap().1;
+    let before = bytes(&w);
+    w.applier.set_config(b"1234567", 1, WallMs(1), &w.ears);
+    assert_eq!(bytes(&w), before + 7);
+    w.check();
+    w.txn(delete(stats));
+    w.applier.set_config(b"", 2, WallMs(2), &w.ears);
+    w.check();
 }
 
 #[test]
