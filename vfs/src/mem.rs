@@ -865,7 +865,8 @@ impl File for MemFile {
     }
 }
 
-/// The device of the simulated disk: a submitted write is visible and pending, its completion makes it durable.
+/// The device of the simulated disk: a submitted write is visible and pending, its completion makes it durable. Completions
+/// come back out of order.
 #[derive(Debug)]
 struct MemDevice {
     kind: DeviceKind,
@@ -918,7 +919,12 @@ impl LogDevice for MemDevice {
         Ok(())
     }
     fn complete(&mut self) -> Option<Completion> {
-        let (slot, sent) = self.sent.pop_front()?;
+        if self.sent.is_empty() {
+            return None;
+        }
+        // In any order, yet the same one in every run.
+        let at = usize::try_from(self.disk.ops() % 7919).expect("small") % self.sent.len();
+        let (slot, sent) = self.sent.remove(at)?;
         let result = sent.and_then(|id| self.disk.state().end_write(self.inode, id));
         Some(Completion { slot, result })
     }

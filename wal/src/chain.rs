@@ -149,11 +149,31 @@ struct Found {
     orphan: Option<Orphan>,
 }
 
+/// Beside a running server names change while they are listed: so often is tried to see a directory that stands still.
+const LOOKS: usize = 20;
+
 impl Found {
     fn gather(dir: &dyn Dir, root: Option<&Root>) -> Result<Found, Error> {
+        let list = || dir.list().map_err(|e| Error::io("list", dir.path(), None, e));
+        let mut entries = list()?;
+        let mut found = Found::look(dir, root, entries.clone())?;
+        for _ in 1..LOOKS {
+            let again = list()?;
+            let names =
+                |entries: &[vfs::Entry]| -> Vec<String> { entries.iter().map(|e| e.name.clone()).collect() };
+            if names(&entries) == names(&again) {
+                break;
+            }
+            entries = again;
+            found = Found::look(dir, root, entries.clone())?;
+        }
+        Ok(found)
+    }
+
+    fn look(dir: &dyn Dir, root: Option<&Root>, entries: Vec<vfs::Entry>) -> Result<Found, Error> {
         let mut found = Found::default();
         let mut block = AlignedBuf::zeroed(BLOCK);
-        for entry in dir.list().map_err(|e| Error::io("list", dir.path(), None, e))? {
+        for entry in entries {
             let name = entry.name;
             if entry.is_dir || name == LOCK {
                 continue;

@@ -697,7 +697,8 @@ impl Appender {
             let error = Error::io("write", self.segment().file.path(), Some(self.offset), e);
             return Err(self.poison(error));
         }
-        let flight = self.flight.iter_mut().find(|f| f.slot == completion.slot);
+        // A slot can be used again while its earlier batch, done, still waits for an older one.
+        let flight = self.flight.iter_mut().find(|f| !f.done && f.slot == completion.slot);
         flight.expect("only issued slots complete").done = true;
         self.free.push(completion.slot);
         while let Some(Flight { done: true, place, .. }) = self.flight.front() {

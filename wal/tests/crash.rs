@@ -154,11 +154,18 @@ impl Workload {
             self.propose();
             self.log.as_mut().unwrap().appender.submit().unwrap();
         }
-        while let Some(durable) = self.log.as_mut().unwrap().appender.complete().unwrap() {
-            self.acked = durable.upto();
-            self.mark(vec![self.now()]);
+        // Some stay in flight into the next step, so that slots are used again while older batches wait.
+        let stay = self.rng.below(self.depth as u64 + 1) as usize;
+        while self.log.as_ref().unwrap().appender.in_flight() > stay {
+            self.log.as_mut().unwrap().appender.complete().unwrap();
+            self.settle();
         }
-        assert_eq!(self.acked, self.last());
+    }
+
+    /// Notes what is acknowledged by now.
+    fn settle(&mut self) {
+        self.acked = self.log.as_ref().unwrap().appender.durable().upto();
+        self.mark(vec![self.now()]);
     }
 
     fn prepare(&mut self) {
@@ -173,10 +180,14 @@ impl Workload {
         let history = appender.change_role().unwrap();
         self.superblock.accept_epoch(Epoch(self.epoch)).unwrap();
         self.superblock.enter_epoch(Epoch(self.epoch), history).unwrap();
+        self.settle();
+        assert_eq!(self.acked, self.last());
     }
 
     fn idle(&mut self) {
         self.log.as_mut().unwrap().appender.mark_idle().unwrap();
+        self.settle();
+        assert_eq!(self.acked, self.last());
     }
 
     fn truncate(&mut self) {
@@ -228,6 +239,7 @@ impl Workload {
         let log = open(&self.disk, &mut self.superblock, self.depth, Zxid::ZERO);
         assert_eq!(log.appender.last(), self.last());
         self.log = Some(log);
+        self.settle();
     }
 }
 
