@@ -65,6 +65,8 @@ class Context:
                 value = sorted(value, key=repr)  # unordered in Apache
             elif name == "results":
                 value = [{"type": kind, "err": err, "body": self.body(side, inner)} for kind, err, inner in value]
+            elif name == "path" and value is None:
+                value = ""  # the echo of a null path
             elif isinstance(value, bytes):
                 value = value.hex()
             out[name] = value

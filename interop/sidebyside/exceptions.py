@@ -27,6 +27,7 @@ def event_zxid(request, left, right, context):
 
 def exists_needs_read(request, left, right, context):
     """exists asks for READ since 3.9.2."""
+    request = request["of"] if request["op"] == "raw" else request
     return (request["op"] == "exists" and not request["watch"] and left["err"] == wire.OK and right["err"] == wire.NO_AUTH
             and right["body"] == {} and left["zxid"] == right["zxid"])
 
@@ -44,8 +45,11 @@ def undecodable_write_zxid(request, left, right, context):
 
 
 def check_watches_finds_more(request, left, right, context):
-    """Before 3.9.0 checkWatches also found other clients' watches and recursive ones of ancestors, and kinds mixed."""
-    return (request["op"] == "checkWatches" and request["type"] in (1, 2, 3) and left["err"] == wire.OK
+    """Before 3.9.0 checkWatches also found other clients' watches and recursive ones of ancestors, and kinds mixed; looking
+    for the ancestors of what is no path failed (-5)."""
+    no_path = not (request.get("path") or "").startswith("/") or len(request["path"]) > 1 and request["path"].endswith("/")
+    return (request["op"] == "checkWatches" and request["type"] in (1, 2, 3)
+            and (left["err"] == wire.OK or no_path and left["err"] == wire.MARSHALLING_ERROR)
             and right["err"] == wire.NO_WATCHER and left["zxid"] == right["zxid"])
 
 
@@ -84,8 +88,20 @@ def malformed_member_fails_multi(request, left, right, context):
     return malformed and results is not None and any(r["err"] not in (0, wire.RUNTIME_INCONSISTENCY) for r in results)
 
 
+def version_of_config(request, left, right, context):
+    """/zookeeper/config has version -1 in 3.9.5; on a standalone 3.8.0 it counts from 0."""
+    request = request["of"] if request["op"] == "raw" else request
+    if request.get("path") != "/zookeeper/config" or left["err"] != wire.OK or right["err"] != wire.OK:
+        return False
+    a, b = left["body"].get("stat"), right["body"].get("stat")
+    same_rest = left["body"].keys() == right["body"].keys() and all(
+        left["body"][key] == right["body"][key] for key in left["body"] if key != "stat")
+    return (a is not None and b is not None and same_rest and left["zxid"] == right["zxid"] and a["version"] >= 0
+            and dict(a, version=-1) == b)
+
+
 TABLE = [event_zxid, exists_needs_read, undecodable_write_zxid, check_watches_finds_more, check_watches_new_types,
-         create2_in_multi, malformed_member_fails_multi]
+         create2_in_multi, malformed_member_fails_multi, version_of_config]
 
 
 def top_level_check(left_items, right_items):
