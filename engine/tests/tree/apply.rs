@@ -394,11 +394,12 @@ fn containers_and_ttl_znodes_become_due() {
     assert_eq!(w.txn(Txn::Delete { path: "/used".into(), container: true }), Said::Empty);
     assert_eq!(due(&w, 1900, 0, 100), [""; 0]);
     for i in 0..2000 {
-        make(&mut w, CreateTxnKind::Ttl(1), &format!("/many-{i}"));
-        if i % 500 == 0 {
-            w.check();
-        }
+        let path = format!("/many-{i}");
+        let txn = create_as(CreateTxnKind::Ttl(1), &path, None, acl::OPEN, false, 10 + i);
+        let record = w.encode(100 + i as u64, txn, None);
+        w.apply(&record);
     }
+    w.check();
     assert_eq!(due(&w, 9000, 0, 5000).len(), 2001);
     assert_eq!(due(&w, 9000, 0, 70).len(), 70);
 }
