@@ -346,6 +346,11 @@ fn a_full_disk_is_seen_in_time_refuses_and_recovers() {
     assert_eq!(log.appender.space(), Space::Ok);
     assert_eq!(log.appender.commit().unwrap().upto(), z(46));
     append(&mut log, 47, 60, 1000).unwrap();
+    assert_eq!(
+        (log.appender.spares(), log.appender.space()),
+        (1, Space::Ok),
+        "forgotten, not only covered by spares"
+    );
     drop(log);
     assert_eq!(recover(&disk.crash(&mut |_| false)).unwrap().0.len(), 60);
 }
@@ -507,4 +512,111 @@ fn the_parts_go_where_the_server_wants_them() {
     can_be_sent::<Recovery>();
     can_be_sent::<Reader>();
     can_be_sent::<Superblock>();
+}
+
+/// Writes a batch header without payload by hand.
+fn put_mark(disk: &Disk, name: &str, header: wal::format::BatchHeader) {
+    let mut block = vec![0; BLOCK];
+    header.encode(&mut block[..80]);
+    disk.dir(LOG).open(name, vfs::Access::WRITE).unwrap().write_durable(&block, header.offset).unwrap();
+}
+
+fn mark(segment: u64, offset: u64) -> wal::format::BatchHeader {
+    wal::format::BatchHeader {
+        segment,
+        salt: wal::format::salt(99, segment),
+        seq: 4,
+        offset,
+        payload_len: 0,
+        count: 0,
+        first: z(3),
+        last: z(3),
+        durable_seq: 3,
+        pred_checksum: 0,
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_continue_its_predecessor_is_corruption() {
+    let (disk, _) = written(3, 100, false);
+    let mut reader = Reader::open(&*disk.dir(LOG), None).unwrap();
+    let mut last = None;
+    while let Some(batch) = reader.next_batch().unwrap() {
+        last = Some(batch.info);
+    }
+    let last = last.unwrap();
+    let name = damage_free_newest(&disk);
+    let place = (last.segment, last.offset + BLOCK as u64);
+    put_mark(&disk, &name, mark(place.0, place.1));
+    match recover(&disk) {
+        Err(Error::Corrupt(damage)) => assert_eq!((damage.what, damage.offset), (Fault::Chain, place.1)),
+        other => panic!("{other:?}"),
+    }
+    put_mark(
+        &disk,
+        &name,
+        wal::format::BatchHeader { pred_checksum: last.checksum, ..mark(place.0, place.1) },
+    );
+    assert_eq!(recover(&disk).unwrap().0.len(), 3);
+}
+
+#[test]
+fn batches_in_a_file_without_header_count_only_with_the_right_salt() {
+    let (disk, _) = written(3, 100, true);
+    let spare = files(&disk).into_iter().find(|(n, _)| n.starts_with("spare.")).unwrap().0;
+    put_mark(&disk, &spare, wal::format::BatchHeader { salt: 0, ..mark(50, BLOCK as u64) });
+    let copy = disk.crash(&mut |_| false);
+    assert_eq!(recover(&copy).unwrap().0.len(), 3, "planted by a client in an earlier life of the file");
+    put_mark(&disk, &spare, mark(50, BLOCK as u64));
+    match recover(&disk) {
+        Err(Error::Corrupt(damage)) => assert_eq!((damage.what, damage.segment), (Fault::HeaderLost, 50)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_damaged_header_does_not_take_a_truncation_back() {
+    let (disk, _) = written(10, 100, true);
+    let (_, mut superblock, mut log) = recover(&disk).unwrap();
+    assert_eq!(log.appender.truncate_after(z(4), &mut superblock).unwrap().upto(), z(4));
+    drop(log);
+    let copy = disk.crash(&mut |_| false);
+    assert_eq!(recover(&copy).unwrap().0.len(), 4);
+    let newest = damage_free_newest(&disk);
+    disk.flip(LOG, &newest, 100, 0);
+    assert!(
+        matches!(recover(&disk), Err(Error::SegmentMissing { .. })),
+        "records 5 to 10 must not come back"
+    );
+}
+
+#[test]
+fn what_a_dead_process_left_unflushed_is_flushed_before_it_is_trusted() {
+    let disk = Disk::new();
+    let (_superblock, mut log) = create(&disk, CONFIG);
+    append(&mut log, 1, 3, 100).unwrap();
+    log.appender.append([(z(4), &record(z(4), 100)[..])]).unwrap();
+    log.appender.submit().unwrap();
+    drop(log);
+    // The process dies, the machine lives: the batch is readable, and recovery gives it to be voted with.
+    let (found, ..) = recover(&disk).unwrap();
+    assert_eq!(found.len(), 4);
+    // Then the power goes.
+    assert_eq!(recover(&disk.crash(&mut |_| false)).unwrap().0.len(), 4);
+}
+
+#[test]
+fn padding_is_zero_also_in_a_buffer_that_held_more() {
+    let disk = Disk::new();
+    let (_superblock, mut log) = create(&disk, CONFIG);
+    append(&mut log, 1, 3, 3000).unwrap();
+    append(&mut log, 4, 6, 50).unwrap();
+    drop(log);
+    let name = damage_free_newest(&disk);
+    let file = disk.dir(LOG).open(&name, vfs::Access::READ).unwrap();
+    for block in 4..7u64 {
+        let mut bytes = vec![0; BLOCK];
+        file.read_exact_at(&mut bytes, block * BLOCK as u64).unwrap();
+        assert!(bytes[..4] == *b"FBAT" && bytes[84 + 50..].iter().all(|&b| b == 0), "block {block}");
+    }
 }
