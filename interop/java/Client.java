@@ -199,7 +199,8 @@ public class Client {
             h.expect(EventType.NodeDataChanged, "/w");
             h.expect(EventType.NodeDataChanged, "/w");
             h.expect(EventType.NodeChildrenChanged, "/w");
-            zk.removeWatches("/w", h, Watcher.WatcherType.Any, false);
+            // Not removeWatches with a watcher: that asks the server only whether there is one, and leaves it there.
+            zk.removeAllWatches("/w", Watcher.WatcherType.Any, false);
             h.expect(EventType.PersistentWatchRemoved, "/w");
 
             zk.addWatch("/w", AddWatchMode.PERSISTENT_RECURSIVE);
