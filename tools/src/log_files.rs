@@ -191,23 +191,35 @@ fn each(place: &LogPlace, take: &mut Take<'_>) -> Result<End, Error> {
                 }
                 other => other,
             };
-            segments(reader.map_err(Error::Log)?, end, take)
+            let again = || Reader::open(dir, root.as_ref());
+            segments(reader.map_err(Error::Log)?, &again, end, take)
         }
         LogPlace::Apache { dir, .. } => apache_records(dir, take),
     }
 }
 
-fn segments(mut reader: Reader, mut end: End, take: &mut Take<'_>) -> Result<End, Error> {
+fn segments(
+    mut reader: Reader,
+    again: &dyn Fn() -> Result<Reader, wal::Error>,
+    mut end: End,
+    take: &mut Take<'_>,
+) -> Result<End, Error> {
+    let mut last_seq = 0;
     loop {
         let batch = match reader.next_batch() {
             Ok(Some(batch)) => batch,
             Ok(None) => break,
             Err(e) if is_damage(&e) => {
-                end.damage.push(e.to_string());
+                // What a running server wrote while it was being looked at can seem damaged: the block was read
+                // before it was written, its successors after. A second look tells.
+                if !reads_beyond(again, last_seq) {
+                    end.damage.push(e.to_string());
+                }
                 return Ok(end);
             }
             Err(e) => return Err(Error::Log(e)),
         };
+        last_seq = batch.info.seq;
         if take(Entry::Batch(&batch.info))?.is_break() {
             return Ok(end);
         }
@@ -220,6 +232,17 @@ fn segments(mut reader: Reader, mut end: End, take: &mut Take<'_>) -> Result<End
     }
     end.torn = reader.end().and_then(|e| e.torn.as_ref()).map(ToString::to_string);
     Ok(end)
+}
+
+/// Whether a new reader gets further than this batch.
+fn reads_beyond(again: &dyn Fn() -> Result<Reader, wal::Error>, seq: u64) -> bool {
+    let Ok(mut reader) = again() else { return false };
+    while let Ok(Some(batch)) = reader.next_batch() {
+        if batch.info.seq > seq {
+            return true;
+        }
+    }
+    false
 }
 
 fn apache_records(dir: &dyn vfs::Dir, take: &mut Take<'_>) -> Result<End, Error> {

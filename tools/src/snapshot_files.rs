@@ -319,11 +319,11 @@ struct Row {
 /// What can be told without reading it all; the error says why it is unusable.
 fn about(p: &SnapshotPlace) -> Result<Row, String> {
     if p.apache {
-        apache::precheck(&*p.dir, &p.name).map_err(|e| e.to_string())?;
+        apache::precheck(&*p.dir, &p.name).map_err(|e| with_cause(&e))?;
         let start = apache::parse_name(&p.name).map_or(Zxid::ZERO, |(zxid, _)| zxid);
         return Ok(Row { start, end: None, counts: None, written: None });
     }
-    let s = Snapshot::open(&*p.dir, &p.name, None).map_err(|e| e.to_string())?;
+    let s = Snapshot::open(&*p.dir, &p.name, None).map_err(|e| with_cause(&e))?;
     let f = s.footer();
     Ok(Row { start: f.start, end: Some(f.end), counts: Some(f.counts), written: Some(f.ended.0) })
 }
@@ -377,11 +377,16 @@ fn damage_is_found(result: Result<About, Error>, out: &mut Out<'_>) -> Result<Ou
         Ok(_) => Ok(Outcome::Fine),
         Err(Error::Snapshot(e)) if e.is_damage() => {
             out.flush()?;
-            out.complain(&e.to_string());
+            out.complain(&with_cause(&e));
             Ok(Outcome::Found)
         }
         Err(e) => Err(e),
     }
+}
+
+/// The error and what it came from: these errors don't say their cause themselves.
+fn with_cause(e: &SnapshotError) -> String {
+    std::error::Error::source(e).map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))
 }
 
 /// The root's path is empty in the file.
@@ -452,6 +457,13 @@ fn verify(places: &[SnapshotPlace], as_json: bool, out: &mut Out<'_>) -> Result<
         };
         progress.clear();
         let path = p.path().display().to_string();
+        if let Err(SnapshotError::Io { source, .. }) = &result
+            && source.kind() == std::io::ErrorKind::NotFound
+        {
+            // Listed a moment ago: a running server has no more use for it.
+            out.complain(&format!("{path} was removed meanwhile"));
+            continue;
+        }
         let counts = |c: &Counts| {
             format!(
                 "{} znodes, {} sessions, {} ACLs",
@@ -462,7 +474,7 @@ fn verify(places: &[SnapshotPlace], as_json: bool, out: &mut Out<'_>) -> Result<
         };
         let (ok, words) = match &result {
             Ok(c) => (true, format!("{path}: whole, {}", counts(c))),
-            Err(e) => (false, e.to_string()),
+            Err(e) => (false, with_cause(e)),
         };
         if !ok {
             outcome = Outcome::Found;
