@@ -6,14 +6,15 @@
 
 use crate::core::{Clock, Core};
 use crate::event_loop::{EventLoop, Message, PerAddress};
+use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
-use crate::snapshots::Snapshots;
+use crate::snapshots::{Snapshots, cluster_bytes};
 use crate::version;
 use config::{Membership, Retention, Settings, WalBackend};
 use engine::acl::{DigestScheme, Schemes, SuperDigest};
 use engine::{Applier, PrepConfig, Tree, TreeConfig};
 use node::{Config, Node};
-use proto::{ConnId, ServerId, Zxid};
+use proto::{ConnId, ServerId, WallMs, Zxid};
 use snapshot::{Catalogue, Kind, Policy};
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -142,7 +143,7 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
     let clock = Clock::start();
     let schemes = schemes(&settings);
     let node = Node::new(node_config(&settings, &schemes), tree.clone(), applier, clock.now());
-    let cluster = cluster_bytes(superblock.contents().identity.cluster);
+    let cluster = superblock.contents().identity.cluster;
     let server = superblock.contents().identity.server;
     let mut policy = Policy::new(
         snapshot::policy::Settings {
@@ -299,12 +300,6 @@ fn resolve(text: &str) -> std::io::Result<SocketAddr> {
         .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"))
 }
 
-fn cluster_bytes(cluster: u64) -> [u8; 16] {
-    let mut out = [0; 16];
-    out[8..].copy_from_slice(&cluster.to_be_bytes());
-    out
-}
-
 fn schemes(settings: &Settings) -> Schemes {
     let digest = settings.auth.digest.then(|| DigestScheme {
         super_digest: settings.auth.super_digest.as_ref().map(|s| SuperDigest::new(s.expose())),
@@ -330,7 +325,8 @@ fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
     }
 }
 
-fn tree_config(settings: &Settings) -> TreeConfig {
+/// What the settings mean for the tree.
+pub fn tree_config(settings: &Settings) -> TreeConfig {
     TreeConfig {
         extended_types: settings.tree.extended_types,
         enforce_quota: settings.tree.enforce_quota,
@@ -341,7 +337,7 @@ fn tree_config(settings: &Settings) -> TreeConfig {
 }
 
 /// Nobody listens while a server recovers.
-struct Nobody;
+pub struct Nobody;
 
 impl engine::Audience for Nobody {
     fn deliver(&self, _: ConnId, _: &[u8]) {}
@@ -369,9 +365,14 @@ fn recover(
             superblock
         }
         None => {
-            let made = Identity { cluster: random().max(1), ..identity };
+            let imported = import_apache(settings, &snapshot_dir, identity.server)?;
+            let cluster = imported.as_ref().map_or_else(|| random().max(1), |i| i.cluster);
+            let made = Identity { cluster, ..identity };
             let mut superblock = Superblock::create(data, made, random())?;
-            superblock.set_joined()?;
+            match imported {
+                Some(i) => superblock.import_epochs(i.epochs.0, i.epochs.1)?,
+                None => superblock.set_joined()?,
+            }
             superblock
         }
     };
@@ -387,7 +388,13 @@ fn recover(
     let mut catalogue = Catalogue::open(snapshot_dir, Some(cluster))
         .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {e}")))?;
     catalogue.sweep().map_err(|e| Failure::DataDir(format!("leftovers can't be removed: {e}")))?;
+    let newest_usable = catalogue.entries().first().map_or(Zxid::ZERO, |e| e.start());
     for skipped in catalogue.skipped() {
+        // Only damage may be passed over: a newer format or a failing disk would let an old state win.
+        let ours = !matches!(skipped.why, snapshot::Error::Foreign { .. });
+        if skipped.start > newest_usable && ours && !skipped.why.is_damage() {
+            return Err(Failure::DataDir(format!("{} can't be used: {}", skipped.name, skipped.why)));
+        }
         tracing::warn!(snapshot = skipped.name, "not usable: {}", skipped.why);
     }
     let (tree, mut applier, loaded_end) = load_newest(settings, &mut catalogue, recovery.base())?;
@@ -452,18 +459,23 @@ fn load_newest(
         });
         let digest = entry.footer().digest.map(|d| d.value);
         let settled = Some(engine::Settled { zxid: entry.end(), digest });
-        let unfit = |e: engine::ImportError| {
-            tracing::error!(snapshot = entry.name(), "its records do not form a state: {e:?}");
-            let damage = snapshot::Damage::Rule("the records do not form a state");
-            snapshot::Error::Damaged { path: entry.name().to_owned(), offset: 0, damage }
-        };
         let done = match loaded {
-            Ok(()) => importer.finish(entry.start(), settled).map_err(unfit),
+            Ok(()) => importer.finish(entry.start(), settled).map_err(|e| unfit(entry.name(), e)),
             Err(snapshot::LoadError::Snapshot(e)) => Err(e),
-            Err(snapshot::LoadError::Sink(e)) => Err(unfit(e)),
+            Err(snapshot::LoadError::Sink(e)) => Err(unfit(entry.name(), e)),
         };
         match done {
-            Ok(()) => return Ok((tree, applier, entry.end())),
+            Ok(()) => {
+                // Read through just now: retention need not read it again.
+                if let Err(e) = catalogue.mark_verified(entry.start(), wall_now()) {
+                    tracing::warn!("the manifest of the snapshots can't be written: {e}");
+                }
+                return Ok((tree, applier, entry.end()));
+            }
+            // The disk's fault, or a newer format, says nothing against the file: an older one would hide it.
+            Err(why) if !why.is_damage() => {
+                return Err(Failure::DataDir(format!("{} can't be read: {why}", entry.name())));
+            }
             Err(why) => {
                 tracing::error!(snapshot = entry.name(), "unusable, the one before it is tried: {why}");
                 catalogue.reject(entry.start(), why);
@@ -478,4 +490,16 @@ fn load_newest(
     }
     let (tree, applier) = engine::new(tree_config(settings));
     Ok((tree, applier, Zxid::ZERO))
+}
+
+/// A snapshot whose bytes are whole and whose records are not a state.
+pub fn unfit(name: &str, e: engine::ImportError) -> snapshot::Error {
+    tracing::error!(snapshot = name, "its records do not form a state: {e:?}");
+    let damage = snapshot::Damage::Rule("the records do not form a state");
+    snapshot::Error::Damaged { path: name.to_owned(), offset: 0, damage }
+}
+
+fn wall_now() -> WallMs {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    WallMs(since.as_millis() as i64)
 }

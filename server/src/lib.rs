@@ -27,6 +27,7 @@ pub mod conn;
 pub mod core;
 pub mod event_loop;
 pub mod fourletter;
+pub mod import;
 pub mod limits;
 pub mod log;
 pub mod snapshots;

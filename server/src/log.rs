@@ -6,7 +6,7 @@
 
 use crate::core::Core;
 use crate::event_loop::Message;
-use crate::snapshots::Snapshots;
+use crate::snapshots::{BYTES_PER_SECOND, Snapshots};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use proto::txn::RecordBatch;
 use proto::{Epoch, Zxid};
@@ -324,11 +324,19 @@ impl LogQueue {
             if core.stopping.load(Ordering::Acquire) {
                 return;
             }
-            let written = self.snapshots.write(core);
+            let started = Instant::now();
+            let written = self.snapshots.write(
+                &core.tree,
+                &|| core.clock().now().wall,
+                &core.stopping,
+                Some(BYTES_PER_SECOND),
+            );
+            core.stats.last_snapshot_ms.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
             let mut writer = self.writer.lock();
             writer.snapshot_running = false;
             match written {
                 Ok(bytes) => {
+                    core.stats.snapshots.fetch_add(1, Ordering::Relaxed);
                     writer.policy.completed(bytes);
                     drop(writer);
                     self.retire(core);

@@ -1,13 +1,14 @@
 //! The snapshot thread: walks the tree in short slices while writes go on, and forgets what is redundant then.
 
 use crate::core::Core;
+use engine::Tree;
 use parking_lot::Mutex;
-use proto::Zxid;
 use proto::txn::DIGEST_VERSION;
+use proto::{WallMs, Zxid};
 use snapshot::{Catalogue, Digest, Header, Kind, Writer};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes of records taken from the tree in one slice: a few hundred znodes, some tens of microseconds under the
@@ -16,7 +17,7 @@ const SLICE_BYTES: usize = 64 << 10;
 
 /// Uncompressed bytes a second at which a snapshot is written while writes go on. At zstd's 450 MB/s per core this
 /// leaves most of a core to the requests; a million znodes of a hundred bytes take two seconds.
-const BYTES_PER_SECOND: u64 = 100 << 20;
+pub const BYTES_PER_SECOND: u64 = 100 << 20;
 
 /// The longest pause between two slices, so that a slow disk does not add up to minutes.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
@@ -25,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 pub struct Snapshots {
     dir: Arc<dyn vfs::Dir>,
     catalogue: Mutex<Catalogue>,
-    cluster: [u8; 16],
+    cluster: u64,
     server: proto::ServerId,
 }
 
@@ -52,21 +53,28 @@ impl Snapshots {
     pub fn new(
         dir: Arc<dyn vfs::Dir>,
         catalogue: Catalogue,
-        cluster: [u8; 16],
+        cluster: u64,
         server: proto::ServerId,
     ) -> Snapshots {
         Snapshots { dir, catalogue: Mutex::new(catalogue), cluster, server }
     }
 
-    /// Writes a snapshot of the tree as it is from now on, and returns its size in bytes.
-    pub fn write(&self, core: &Core) -> Result<u64, Failure> {
+    /// Writes a snapshot of `tree` as it is from now on, and returns its size in bytes. `bytes_per_second` bounds
+    /// the pace, uncompressed.
+    pub fn write(
+        &self,
+        tree: &Tree,
+        now: &dyn Fn() -> WallMs,
+        stopping: &AtomicBool,
+        bytes_per_second: Option<u64>,
+    ) -> Result<u64, Failure> {
         let started = Instant::now();
-        let mut walk = core.tree.walk();
+        let mut walk = tree.walk();
         let header = Header {
-            cluster: self.cluster,
+            cluster: cluster_bytes(self.cluster),
             server: self.server,
             start: walk.start(),
-            written: core.clock().now().wall,
+            written: now(),
         };
         let pace = Box::new(|_written: u64| ControlFlow::Continue(()));
         let mut writer = Writer::create(self.dir.clone(), header, pace).map_err(Failure::Write)?;
@@ -74,7 +82,7 @@ impl Snapshots {
         let mut bytes = 0_u64;
         loop {
             buffer.clear();
-            let part = walk.next(&core.tree, SLICE_BYTES, &mut buffer);
+            let part = walk.next(tree, SLICE_BYTES, &mut buffer);
             let kind = match part.kind {
                 engine::WalkKind::Sessions => Kind::Sessions,
                 engine::WalkKind::Acls => Kind::Acls,
@@ -85,22 +93,21 @@ impl Snapshots {
             if count > 0 {
                 writer.part(kind, count, &buffer).map_err(Failure::Write)?;
             }
-            if core.stopping.load(Ordering::Relaxed) {
+            if stopping.load(Ordering::Relaxed) {
                 return Err(Failure::Stopped);
             }
             bytes += buffer.len() as u64;
-            let due = Duration::from_nanos(bytes * 1_000_000_000 / BYTES_PER_SECOND);
-            if let Some(ahead) = due.checked_sub(started.elapsed()) {
-                std::thread::sleep(ahead.min(PAUSE_MAX));
+            if let Some(rate) = bytes_per_second {
+                let due = Duration::from_nanos(bytes * 1_000_000_000 / rate);
+                if let Some(ahead) = due.checked_sub(started.elapsed()) {
+                    std::thread::sleep(ahead.min(PAUSE_MAX));
+                }
             }
         }
         let (end, digest) = walk.end().expect("a walk that is done has an end");
-        let digest = core
-            .tree
-            .config()
-            .digest_enabled
-            .then_some(Digest { version: DIGEST_VERSION as u32, value: digest });
-        let entry = writer.finish(end, digest, core.clock().now().wall).map_err(Failure::Write)?;
+        let digest =
+            tree.config().digest_enabled.then_some(Digest { version: DIGEST_VERSION as u32, value: digest });
+        let entry = writer.finish(end, digest, now()).map_err(Failure::Write)?;
         let size = entry.bytes();
         tracing::info!(
             snapshot = entry.name(),
@@ -110,8 +117,6 @@ impl Snapshots {
             ms = started.elapsed().as_millis() as u64,
             "snapshot written"
         );
-        core.stats.snapshots.fetch_add(1, Ordering::Relaxed);
-        core.stats.last_snapshot_ms.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.catalogue.lock().add(entry);
         Ok(size)
     }
@@ -130,4 +135,11 @@ impl Snapshots {
     pub fn bytes(&self) -> u64 {
         self.catalogue.lock().entries().iter().map(|e| e.bytes()).sum()
     }
+}
+
+/// The id of the ensemble as snapshots carry it.
+pub fn cluster_bytes(cluster: u64) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[8..].copy_from_slice(&cluster.to_be_bytes());
+    out
 }

@@ -1,3 +1,5 @@
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 //! A server process and a client of raw frames, for the tests of this crate.
 
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReplyHeader};
