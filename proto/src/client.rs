@@ -481,13 +481,28 @@ fn decode_multi<'a>(r: &mut Reader<'a>) -> Result<Vec<MultiOp<'a>>, DecodeError>
     }
 }
 
-/// Illegal flags inside a multi spoil the whole request, not the one operation.
+/// Inside a multi the flags have a say in the kind of znode, unlike outside: a create with the flags of a
+/// container makes one, and a createTTL without the flags of a TTL is a plain create. Flags that are unknown, or
+/// ask for a TTL where none is given, and a null ACL spoil the whole request, not the one operation.
 fn multi_create<'a>(op: CreateOp, r: &mut Reader<'a>) -> Result<Create<'a>, DecodeError> {
     let offset = r.offset();
-    let c = decode_create(op, r)?;
-    match CreateMode::from_flags(c.flags) {
-        Some(_) => Ok(c),
-        None => Err(DecodeError::Value { offset, found: c.flags.into() }),
+    let mut c = decode_create(op, r)?;
+    let mode = CreateMode::from_flags(c.flags);
+    if op == CreateOp::Ttl {
+        if !mode.is_some_and(CreateMode::is_ttl) {
+            c.op = if mode == Some(CreateMode::Container) { CreateOp::Container } else { CreateOp::Create };
+            c.ttl_ms = -1;
+        }
+        return Ok(c);
+    }
+    match mode {
+        Some(mode) if !mode.is_ttl() && !c.acl.is_null() => {
+            if mode == CreateMode::Container {
+                c.op = CreateOp::Container;
+            }
+            Ok(c)
+        }
+        _ => Err(DecodeError::Value { offset, found: c.flags.into() }),
     }
 }
 

@@ -353,9 +353,10 @@ impl Core {
             Some((_, Some(Err(_)))) => self.refuse(conn, header.xid, Code::MarshallingError),
             // A write that found its place here was refused before it was ordered.
             Some((op, None)) => {
-                let decodes = op == OpCode::Sync || {
-                    let mut r = Reader::new(&request[RequestHeader::LEN..]);
-                    matches!(proto::client::WriteOp::decode(op, &mut r), Some(Ok(_)))
+                let mut r = Reader::new(&request[RequestHeader::LEN..]);
+                let decodes = match op {
+                    OpCode::Sync => r.string().is_ok(),
+                    _ => matches!(proto::client::WriteOp::decode(op, &mut r), Some(Ok(_))),
                 };
                 let code = if decodes { node::LOG_FULL_CODE } else { Code::MarshallingError };
                 self.refuse(conn, header.xid, code);
