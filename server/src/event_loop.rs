@@ -518,7 +518,7 @@ impl Owned {
             session.touch.touch(now);
         }
         match op {
-            OpCode::Auth => return self.handle_auth(core, &mut r),
+            OpCode::Auth => return self.handle_auth(core, header.xid, &mut r),
             OpCode::Sasl => {
                 // SASL is not configured: Apache answers with a null token and goes on.
                 if !matches!(r.buffer(), Ok(Some(_))) {
@@ -574,7 +574,7 @@ impl Owned {
         After::Keep
     }
 
-    fn handle_auth(&mut self, core: &Core, r: &mut Reader<'_>) -> After {
+    fn handle_auth(&mut self, core: &Core, xid: Xid, r: &mut Reader<'_>) -> After {
         let Ok(packet) = AuthPacket::decode(r) else { return After::Drop };
         let proved =
             engine::acl::authenticate(&packet.scheme, packet.auth, self.conn.peer.ip(), &core.schemes)
@@ -582,12 +582,12 @@ impl Owned {
         match proved {
             Ok(identity) => {
                 self.conn.set_identity(identity);
-                self.conn.append_with(|out| put_header_reply(out, Xid::AUTH, 0, 0));
+                self.conn.append_with(|out| put_header_reply(out, xid, 0, 0));
             }
             Err(_) => {
                 core.stats.auth_failed();
                 tracing::warn!(peer = %self.conn.peer, scheme = %packet.scheme, "authentication failed");
-                self.conn.append_with(|out| put_header_reply(out, Xid::AUTH, 0, Code::AuthFailed.wire()));
+                self.conn.append_with(|out| put_header_reply(out, xid, 0, Code::AuthFailed.wire()));
                 self.conn.close_when_flushed();
                 self.state = State::Closing;
             }

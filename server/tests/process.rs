@@ -326,3 +326,27 @@ fn refused_handshakes_leave_neither_connections_nor_busy_threads() {
     }
     panic!("connections were left behind:\n{left}");
 }
+
+#[test]
+fn the_reply_to_an_auth_packet_echoes_its_number() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ""));
+    let mut c = Client::connect(server.port, 10_000);
+    let body = |scheme: &str| {
+        let mut b = Vec::new();
+        b.put_i32(0);
+        b.put_str(scheme);
+        b.put_buffer(Some(b"u:p"));
+        b
+    };
+    // Most clients send -4 always, zookeeper-client for Rust an ordinary number.
+    for xid in [-4, 5] {
+        c.send_as(Xid(xid), OpCode::Auth.wire(), &body("digest"));
+        let h = c.receive().header;
+        assert_eq!((h.xid, h.zxid, h.err), (Xid(xid), 0, 0));
+    }
+    c.send_as(Xid(6), OpCode::Auth.wire(), &body("nothing"));
+    let h = c.receive().header;
+    assert_eq!((h.xid, h.err), (Xid(6), -115));
+    assert!(c.is_closed());
+}
