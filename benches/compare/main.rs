@@ -38,7 +38,9 @@ struct Args {
     /// How long to load the server before that; Java needs some seconds to compile
     #[arg(short, long, default_value = "8s", value_parser = render::parse_duration)]
     warmup: Duration,
-    /// What to load them with: OPERATION:CONNECTIONSxOUTSTANDING:BYTES; may be given several times
+    /// What to load them with: OPERATION[@RATE]:CONNECTIONSxOUTSTANDING:BYTES[+ZNODES], or restart+ZNODES; may be given
+    /// several times. With a rate the load is open (latency from the intended time of sending); +ZNODES makes a tree of
+    /// so many first (k, M); restart measures kill -9, start, first read
     #[arg(short, long = "case", value_name = "CASE",
           default_values = ["set:1x1:100", "set:64x32:100", "create:64x32:100", "get:64x32:100"])]
     cases: Vec<Case>,
@@ -69,39 +71,90 @@ struct Args {
 }
 
 /// One load.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 struct Case {
     op: String,
+    /// Requests per second of an open load.
+    rate: Option<f64>,
     connections: u32,
     outstanding: u32,
     size: u32,
+    /// Znodes made before.
+    preload: u64,
 }
+
+/// The operation that is no load: kill, start, read.
+const RESTART: &str = "restart";
 
 impl FromStr for Case {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Case, String> {
-        let wrong = || format!("'{text}' is no case: write for example set:64x32:100");
-        let mut parts = text.split(':');
+        let wrong = || {
+            format!(
+                "'{text}' is no case: write for example set:64x32:100, set@40000:64x32:100+1M, restart+1M"
+            )
+        };
+        let number = |t: &str| t.parse::<u32>().map_err(|_| wrong());
+        let (load, preload) = match text.split_once('+') {
+            Some((load, znodes)) => (load, count(znodes).ok_or_else(wrong)?),
+            None => (text, 0),
+        };
+        if load == RESTART {
+            return Ok(Case {
+                op: load.into(),
+                rate: None,
+                connections: 0,
+                outstanding: 0,
+                size: 100,
+                preload,
+            });
+        }
+        let mut parts = load.split(':');
         let (Some(op), Some(shape), Some(size), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(wrong());
         };
+        let (op, rate) = match op.split_once('@') {
+            Some((op, rate)) => (op, Some(rate.parse().map_err(|_| wrong())?)),
+            None => (op, None),
+        };
         let (connections, outstanding) = shape.split_once('x').ok_or_else(wrong)?;
-        let number = |t: &str| t.parse::<u32>().map_err(|_| wrong());
         Ok(Case {
             op: op.into(),
+            rate,
             connections: number(connections)?,
             outstanding: number(outstanding)?,
             size: number(size)?,
+            preload,
         })
     }
 }
 
+/// A count with k or M: decimal, znodes are no bytes.
+fn count(text: &str) -> Option<u64> {
+    let (digits, times) = match text.as_bytes().last()? {
+        b'k' => (&text[..text.len() - 1], 1_000),
+        b'M' => (&text[..text.len() - 1], 1_000_000),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(times)
+}
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}×{} {} B", self.op, self.connections, self.outstanding, self.size)
+        f.write_str(&self.op)?;
+        if let Some(rate) = self.rate {
+            write!(f, " at {}/s", render::grouped(rate as u64))?;
+        }
+        if self.connections > 0 {
+            write!(f, " {}×{} {} B", self.connections, self.outstanding, self.size)?;
+        }
+        if self.preload > 0 {
+            write!(f, ", {} znodes", render::grouped(self.preload))?;
+        }
+        Ok(())
     }
 }
 
@@ -199,14 +252,13 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             }
             for kind in order {
                 eprint!("round {} of {}: {}, {kind}: ", round + 1, args.rounds, result.case);
-                let server = Running::start(kind, &paths)?;
-                versions[kind as usize] = server.version().to_string();
-                let sample = Sample::of(&bench(args, &result.case, server.address(), Some(server.pid()))?);
+                let (sample, version) = measure(args, &result.case, kind, &paths)?;
                 eprintln!(
                     "{}/s, p99 {}",
-                    render::grouped(sample.ops_per_s as u64),
+                    render::three_digits(sample.ops_per_s),
                     render::nanos(sample.p99 as u64)
                 );
+                versions[kind as usize] = version;
                 match kind {
                     Kind::Apache => result.apache.push(sample),
                     Kind::Falconer => result.falconer.push(sample),
@@ -215,6 +267,8 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         }
     }
     let floor = if args.floor { Some(floor(args)?) } else { None };
+    // Only if it is empty: it may have been there before.
+    let _ = std::fs::remove_dir(&args.dir);
     print!("{}", table(args, &versions, &results, floor));
     std::fs::write(&args.svg, picture(&results))
         .map_err(|e| format!("can't write {}: {e}", args.svg.display()))?;
@@ -224,6 +278,38 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             .map_err(|e| format!("can't write {}: {e}", path.display()))?;
     }
     Ok(())
+}
+
+/// One run of one case: what it found, and the version of the server.
+fn measure(args: &Args, case: &Case, kind: Kind, paths: &Paths) -> Result<(Sample, String), Box<dyn Error>> {
+    let mut server = Running::start(kind, paths)?;
+    if case.preload > 0 {
+        let status = Command::new(&args.falconer)
+            .args(["bench", "--json", "--server", server.address(), "--size", &case.size.to_string()])
+            .args(["--preload", &case.preload.to_string()])
+            .status()?;
+        if !status.success() {
+            return Err(format!("{kind}: the tree of {} znodes can't be made", case.preload).into());
+        }
+    }
+    let version = server.version().to_string();
+    if case.op != RESTART {
+        let report = bench(args, case, server.address(), Some(server.pid()))?;
+        return Ok((Sample::of(&report), version));
+    }
+    let took = server.kill_and_restart(paths)?;
+    let ns = took.as_nanos() as f64;
+    let sample = Sample {
+        ops_per_s: 1.0 / took.as_secs_f64(),
+        p50: ns,
+        p99: ns,
+        p999: ns,
+        server_cpu: 0.0,
+        generator_cpu: 0.0,
+        rss_bytes: server.resident() as f64,
+        errors: 0.0,
+    };
+    Ok((sample, version))
 }
 
 /// Builds what is to be measured, if it is not there: the defaults are what cargo makes.
@@ -258,6 +344,9 @@ fn bench(args: &Args, case: &Case, address: &str, pid: Option<u32>) -> Result<Va
         .args(["--size", &case.size.to_string()])
         .args(["--duration", &seconds(args.duration), "--warmup", &seconds(args.warmup)])
         .stderr(Stdio::inherit());
+    if let Some(rate) = case.rate {
+        command.args(["--rate", &rate.to_string()]);
+    }
     if let Some(pid) = pid {
         command.args(["--server-pid", &pid.to_string()]);
     }
@@ -290,7 +379,7 @@ fn floor(args: &Args) -> Result<(f64, f64), Box<dyn Error>> {
         .stderr(Stdio::null())
         .spawn()?;
     server::wait_for_port(&address);
-    let one = Case { op: "set".into(), connections: 1, outstanding: 1, size: 100 };
+    let one: Case = "set:1x1:100".parse()?;
     let report = bench(args, &one, &address, None);
     mirror.kill()?;
     mirror.wait()?;
@@ -325,7 +414,7 @@ fn table(args: &Args, versions: &[String; 2], results: &[Measured], floor: Optio
             [
                 label,
                 name.into(),
-                render::grouped(median(s, |s| s.ops_per_s) as u64),
+                rate_text(median(s, |s| s.ops_per_s)),
                 ns(|s| s.p50),
                 ns(|s| s.p99),
                 ns(|s| s.p999),
@@ -337,8 +426,10 @@ fn table(args: &Args, versions: &[String; 2], results: &[Measured], floor: Optio
         };
         table.row(row("Apache", r.case.to_string(), &r.apache));
         table.row(row("Falconer", String::new(), &r.falconer));
-        let times = |f: Field| format!("{:.2} ×", ratio(r, f));
-        let less = |f: Field| format!("1/{:.2}", 1.0 / ratio(r, f).max(1e-9));
+        let both =
+            |f: Field| (median(&r.apache, f) > 0.0 && median(&r.falconer, f) > 0.0).then(|| ratio(r, f));
+        let times = |f: Field| both(f).map_or_else(|| "-".into(), |x| format!("{x:.2} ×"));
+        let less = |f: Field| both(f).map_or_else(|| "-".into(), |x| format!("1/{:.2}", 1.0 / x));
         table.row([
             String::new(),
             "ratio".into(),
@@ -358,13 +449,18 @@ fn table(args: &Args, versions: &[String; 2], results: &[Measured], floor: Optio
             render::nanos(trip as u64),
             render::nanos((commit + trip) as u64)
         );
-        let lonely = |r: &&Measured| r.case.op == "set" && r.case.connections == 1 && r.case.outstanding == 1;
+        let lonely = |r: &&Measured| r.case.op == "set" && (r.case.connections, r.case.outstanding) == (1, 1);
         if let Some(r) = results.iter().find(lonely) {
             let p50 = median(&r.falconer, |s| s.p50);
             out += &format!("Falconer's lonely set: {:.2} × the floor\n", p50 / (commit + trip));
         }
     }
     out
+}
+
+/// Whole numbers, but of a restart, whose rate is below one.
+fn rate_text(rate: f64) -> String {
+    if rate < 100.0 { render::three_digits(rate) } else { render::grouped(rate as u64) }
 }
 
 /// Falconer's median over Apache's.
@@ -387,7 +483,7 @@ fn picture(results: &[Measured]) -> String {
                 name: format!("{} · {name}", r.case),
                 value: rate,
                 whisker: best,
-                label: format!("{}/s{times}", render::grouped(rate as u64)),
+                label: format!("{}/s{times}", rate_text(rate)),
                 colour,
             });
         }
@@ -426,7 +522,11 @@ mod tests {
     fn cases_and_medians() {
         let case: Case = "get:64x32:1024".parse().unwrap();
         assert_eq!(case.to_string(), "get 64×32 1024 B");
-        for wrong in ["get", "get:64:100", "get:axb:1", "get:1x1:1:1"] {
+        let case: Case = "set@40000:64x32:100+2M".parse().unwrap();
+        assert_eq!((case.rate, case.preload), (Some(40_000.0), 2_000_000));
+        assert_eq!(case.to_string(), "set at 40,000/s 64×32 100 B, 2,000,000 znodes");
+        assert_eq!("restart+1k".parse::<Case>().unwrap().to_string(), "restart, 1,000 znodes");
+        for wrong in ["get", "get:64:100", "get:axb:1", "get:1x1:1:1", "set@x:1x1:1", "set:1x1:1+z"] {
             assert!(wrong.parse::<Case>().is_err(), "{wrong}");
         }
         let report = json!({"ops_per_s": 10.0, "latency_ns": {"p50": 1, "p99": 2, "p99.9": 3},

@@ -1,5 +1,8 @@
 //! Starts one server or the other on a fresh data directory and takes it away again.
 
+use proto::SessionId;
+use proto::client::{ConnectRequest, OpCode};
+use proto::jute::{Put, begin_frame, end_frame};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -35,7 +38,9 @@ pub struct Paths {
 }
 
 /// How long a server may take until it serves.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The name of the configuration in the scratch directory.
+const CONFIG: &str = "zoo.cfg";
 
 /// The jars of the Debian package and what they need; those that are there are taken.
 const DEBIAN_JARS: [&str; 12] = [
@@ -114,6 +119,7 @@ pub fn wait_for_port(address: &str) {
 /// A server that serves; stopped and its data removed on drop.
 #[derive(Debug)]
 pub struct Running {
+    kind: Kind,
     child: Child,
     dir: PathBuf,
     address: String,
@@ -131,34 +137,42 @@ impl Running {
         let dir = dir.canonicalize().map_err(|e| failed("find the data directory", e))?;
         let address = free_address().map_err(|e| failed("find a free port", e))?;
         let port = address.rsplit(':').next().unwrap_or_default();
-        let config = dir.join("zoo.cfg");
         let text = format!(
             "tickTime=2000\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\n\
              admin.enableServer=false\n4lw.commands.whitelist=*\n",
             dir.join("data").display()
         );
-        fs::write(&config, text).map_err(|e| failed("write its configuration", e))?;
-        let log = fs::File::create(dir.join("log.txt")).map_err(|e| failed("write its log", e))?;
-        let errors = log.try_clone().map_err(|e| failed("write its log", e))?;
-        let mut command = match kind {
-            Kind::Apache => {
-                let mut c = Command::new("java");
-                c.args(&paths.java_options).args(["-cp", &paths.classpath]);
-                c.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain");
-                c
-            }
-            Kind::Falconer => Command::new(&paths.falconerd),
-        };
-        let child = command
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .map_err(|e| failed("start", e))?;
-        let mut server = Running { child, dir, address, version: String::new() };
-        server.wait_until_it_serves(kind)?;
+        fs::write(dir.join(CONFIG), text).map_err(|e| failed("write its configuration", e))?;
+        let child = launch(kind, paths, &dir)?;
+        let mut server = Running { kind, child, dir, address, version: String::new() };
+        server.wait_until_it_serves()?;
         Ok(server)
+    }
+
+    /// Kills the server without warning, starts it again on its data, and returns how long it took from there to the
+    /// first read by a new session.
+    pub fn kill_and_restart(&mut self, paths: &Paths) -> Result<Duration, String> {
+        // Gone already: then the start tells why.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let started = Instant::now();
+        self.child = launch(self.kind, paths, &self.dir)?;
+        while first_read(&self.address).is_err() {
+            if started.elapsed() > PATIENCE || self.child.try_wait().ok().flatten().is_some() {
+                return self.wait_until_it_serves().and(Err(format!("{} serves no read", self.kind)));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(started.elapsed())
+    }
+
+    /// Resident memory, bytes.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let kib = status
+            .lines()
+            .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
     }
 
     /// The process.
@@ -176,7 +190,8 @@ impl Running {
         &self.version
     }
 
-    fn wait_until_it_serves(&mut self, kind: Kind) -> Result<(), String> {
+    fn wait_until_it_serves(&mut self) -> Result<(), String> {
+        let kind = self.kind;
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(answer) = four_letters(&self.address, "srvr").ok().filter(|a| a.contains("Mode:")) {
@@ -204,6 +219,53 @@ impl Drop for Running {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn launch(kind: Kind, paths: &Paths, dir: &Path) -> Result<Child, String> {
+    let failed = |what: &str, e: io::Error| format!("{kind}: can't {what}: {e}");
+    let log = fs::File::create(dir.join("log.txt")).map_err(|e| failed("write its log", e))?;
+    let errors = log.try_clone().map_err(|e| failed("write its log", e))?;
+    let mut command = match kind {
+        Kind::Apache => {
+            let mut c = Command::new("java");
+            c.args(&paths.java_options).args(["-cp", &paths.classpath]);
+            c.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain");
+            c
+        }
+        Kind::Falconer => Command::new(&paths.falconerd),
+    };
+    let command = command.arg(dir.join(CONFIG)).stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.spawn().map_err(|e| failed("start", e))
+}
+
+/// Opens a session and reads the root.
+fn first_read(address: &str) -> io::Result<()> {
+    let mut out = Vec::new();
+    ConnectRequest {
+        last_zxid_seen: 0,
+        timeout_ms: 30_000,
+        session: SessionId::NONE,
+        password: &[0; 16],
+        read_only: Some(false),
+    }
+    .encode_frame(&mut out);
+    let at = begin_frame(&mut out);
+    out.put_i32(1);
+    out.put_i32(OpCode::GetData.wire());
+    out.put_str("/");
+    out.put_bool(false);
+    end_frame(&mut out, at);
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(&out)?;
+    // The answer to the handshake, then the answer to the read.
+    for _ in 0..2 {
+        let mut len = [0; 4];
+        stream.read_exact(&mut len)?;
+        let mut frame = vec![0; u32::from_be_bytes(len).min(1 << 20) as usize];
+        stream.read_exact(&mut frame)?;
+    }
+    Ok(())
 }
 
 fn four_letters(address: &str, word: &str) -> io::Result<String> {
