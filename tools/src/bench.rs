@@ -336,6 +336,7 @@ impl<'a> Bench<'a> {
         }
         let ids = if op == Op::Watch { 0..connections + 1 } else { 0..connections };
         let conns = self.connect(ids)?;
+        let mut created = HashMap::new();
         let report = match op {
             Op::Churn => self.drive(op, conns, |_| Churn::new(fresh.prefix(), size))?.0,
             Op::Watch => {
@@ -353,31 +354,46 @@ impl<'a> Bench<'a> {
                     let picker = Picker::new(thread as u64 + 1, args.keys);
                     Steady::new(mix, &self.keys, &fresh, size, args.multi_ops.into(), picker)
                 })?;
-                let created: HashMap<usize, u64> = jobs.into_iter().flat_map(Steady::created).collect();
-                if !args.keep {
-                    self.delete_created(&fresh, &created, control)?;
-                }
+                created = jobs.into_iter().flat_map(Steady::created).collect();
                 report
             }
         };
-        if !args.keep {
-            if makes_keys > 0 {
-                let job = Bulk::new(Change::Delete, &self.keys, size, 0..makes_keys, Key::nth);
-                self.bulk(job, makes_keys, "delete znodes")?;
-                for dir in 0..makes_keys.div_ceil(KEYS_PER_DIR) {
-                    delete(control, &self.keys.dir(dir as u32))?;
-                }
-                delete(control, self.keys.prefix())?;
-            }
-            if makes_fresh {
-                // Ephemerals of sessions that are just closing may still be there; they go by themselves, and
-                // `falconer bench clean` removes an empty directory that stays.
-                delete(control, fresh.prefix())?;
-            }
-            // Others may be using it: then it stays.
-            delete(control, &self.root)?;
+        // What was measured counts, also when the server died of it.
+        if !args.keep
+            && let Err(e) = self.delete_made(makes_keys, makes_fresh.then_some((&fresh, &created)), control)
+        {
+            self.say(&format!(
+                "what was made below {} is left there ({e}); falconer bench clean removes it",
+                self.root
+            ));
         }
         Ok(report)
+    }
+
+    /// Deletes what a run made: the key space, and what it created in its own directory.
+    fn delete_made(
+        &mut self,
+        keys: u64,
+        fresh: Option<(&Paths, &HashMap<usize, u64>)>,
+        control: &mut Session,
+    ) -> Result<(), Error> {
+        if keys > 0 {
+            let job = Bulk::new(Change::Delete, &self.keys, 0, 0..keys, Key::nth);
+            self.bulk(job, keys, "delete znodes")?;
+            for dir in 0..keys.div_ceil(KEYS_PER_DIR) {
+                delete(control, &self.keys.dir(dir as u32))?;
+            }
+            delete(control, self.keys.prefix())?;
+        }
+        if let Some((fresh, created)) = fresh {
+            self.delete_created(fresh, created, control)?;
+            // Ephemerals of sessions that are just closing may still be there; they go by themselves, and
+            // `falconer bench clean` removes an empty directory that stays.
+            delete(control, fresh.prefix())?;
+        }
+        // Others may be using it: then it stays.
+        delete(control, &self.root)?;
+        Ok(())
     }
 
     fn delete_created(
@@ -706,6 +722,14 @@ mod tests {
         let verdict = |op| if op == OpCode::Create { Code::NoAuth.wire() } else { 0 };
         let error = load("set", verdict).unwrap_err();
         assert_eq!(error.to_string(), "the server refuses to create /bench: NoAuth (-102)");
+    }
+
+    #[test]
+    fn a_server_that_dies_leaves_a_report_of_what_was_measured() {
+        // Deletes are refused: the cleaning fails, as it does when the server is gone.
+        let verdict = |op| if op == OpCode::Delete || op == OpCode::Multi { Code::NoAuth.wire() } else { 0 };
+        let report = load("create", verdict).unwrap().unwrap();
+        assert!(!report.is_empty());
     }
 
     #[test]
