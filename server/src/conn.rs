@@ -380,7 +380,7 @@ impl ConnTable {
     }
 
     /// Live connections.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 

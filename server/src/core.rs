@@ -144,6 +144,7 @@ impl Clock {
 
 impl Core {
     /// The parts of a server, ready to run.
+    #[expect(clippy::too_many_arguments, reason = "boot puts the parts together, once")]
     pub fn new(
         settings: Arc<config::Settings>,
         tree: Arc<Tree>,

@@ -238,7 +238,7 @@ impl EventLoop {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     if let Some(max_total) = core.settings.client.total_max
-                        && core.conns.len() >= max_total as usize
+                        && core.conns.count() >= max_total as usize
                     {
                         core.stats.rejected();
                         tracing::debug!(%peer, max_total, "connection refused: maxCnxns is reached");
@@ -283,6 +283,10 @@ impl EventLoop {
     fn adopt(&mut self, core: &Core, now: Instant, mut stream: TcpStream, peer: SocketAddr) {
         // Replies are batched here; the kernel should not hold them back.
         let _ = stream.set_nodelay(true);
+        if core.settings.client.keep_alive {
+            // A socket without it still serves: the session's own time-out finds dead clients too.
+            let _ = socket2::SockRef::from(&stream).set_keepalive(true);
+        }
         let mut registered = Ok(());
         let identity = Arc::new(engine::Identity::of_address(peer.ip()));
         let conn = core.conns.insert(|id| {
@@ -370,6 +374,7 @@ impl EventLoop {
         if self.listener.is_some() {
             self.rearm_listener();
         }
+        core.log.watch(now);
     }
 }
 

@@ -250,7 +250,7 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
     writeln!(out, "Latency min/avg/max: {}/{:?}/{}", l.min_shown_ms(), l.average_ms(), l.max_ms)?;
     writeln!(out, "Received: {}", s.packets_received())?;
     writeln!(out, "Sent: {}", s.packets_sent())?;
-    writeln!(out, "Connections: {}", core.conns.len())?;
+    writeln!(out, "Connections: {}", core.conns.count())?;
     writeln!(out, "Outstanding: {}", core.outstanding.load(Ordering::Relaxed))?;
     writeln!(out, "Zxid: {}", core.tree.applied())?;
     writeln!(out, "Mode: standalone")?;
@@ -336,7 +336,7 @@ fn mntr(core: &Core, out: &mut String) -> std::fmt::Result {
     line("max_latency", &l.max_ms)?;
     line("packets_received", &s.packets_received())?;
     line("packets_sent", &s.packets_sent())?;
-    line("num_alive_connections", &core.conns.len())?;
+    line("num_alive_connections", &core.conns.count())?;
     line("outstanding_requests", &core.outstanding.load(Ordering::Relaxed))?;
     line("uptime", &core.uptime_ms())?;
     line("znode_count", &t.znodes)?;

@@ -22,6 +22,13 @@ use wal::{Appender, Space, Superblock};
 /// Above this, a commit is not something that an event loop should wait for, µs.
 const INLINE_MAX_US: u64 = 1_000;
 
+/// The nice value of the log thread, where it may be set (CAP_SYS_NICE or RLIMIT_NICE).
+const PRIORITY: i32 = -10;
+
+/// A durable write that has not come back after this long never will: the process ends, so that a leader does not
+/// stay one that can't write. Far above what a busy disk takes, far below what an operator waits.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How long the log is idle before the durability of its last batch is recorded.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -37,6 +44,8 @@ pub struct LogQueue {
     busy: AtomicBool,
     /// A moving average of the time of a commit, µs.
     commit_us: AtomicU64,
+    /// When the write that is in flight began, in ns of the monotonic clock; 0: none is.
+    writing_since: AtomicU64,
     slow_us: u64,
     /// Work for the snapshot thread.
     snapshot_due: Mutex<bool>,
@@ -111,6 +120,7 @@ impl LogQueue {
             woken: Condvar::new(),
             busy: AtomicBool::new(false),
             commit_us: AtomicU64::new(0),
+            writing_since: AtomicU64::new(0),
             slow_us: parts.slow_ms * 1000,
             snapshot_due: Mutex::new(false),
             snapshot_wake: Condvar::new(),
@@ -159,6 +169,19 @@ impl LogQueue {
         }
     }
 
+    /// Ends the process if a durable write never comes back; called now and then by an event loop.
+    pub fn watch(&self, now: proto::Instant) {
+        let since = self.writing_since.load(Ordering::Relaxed);
+        if since != 0 && now.0.saturating_sub(since) > WRITE_TIMEOUT.as_nanos() as u64 {
+            tracing::error!(
+                seconds = WRITE_TIMEOUT.as_secs(),
+                "a durable write of the log does not come back, the server stops and acknowledges nothing more: \
+                 look after the disk"
+            );
+            std::process::exit(i32::from(crate::boot::Failure::LOG_WRITE));
+        }
+    }
+
     fn wake_thread(&self) {
         let mut wake = self.wake.lock();
         if !wake.work {
@@ -169,6 +192,10 @@ impl LogQueue {
 
     /// The life of the log thread.
     pub fn run(&self, core: &Core) {
+        // With both cores busy a commit may wait a whole tick of the scheduler for its thread (4 ms were measured).
+        if let Err(e) = vfs::os::raise_priority(PRIORITY) {
+            tracing::info!("the log thread runs at normal priority, since a higher one is refused: {e}");
+        }
         loop {
             let epoch = {
                 let mut wake = self.wake.lock();
@@ -260,6 +287,7 @@ impl LogQueue {
             return false;
         }
         let started = Instant::now();
+        self.writing_since.store(core.clock().mono().0, Ordering::Relaxed);
         while let Some(batch) = writer.waiting.front() {
             let last = writer.appender.last();
             match writer.appender.append(batch.iter().filter(|(zxid, _)| *zxid > last)) {
@@ -274,7 +302,9 @@ impl LogQueue {
                 Err(e) => die(&e),
             }
         }
-        let durable = match writer.appender.commit() {
+        let committed = writer.appender.commit();
+        self.writing_since.store(0, Ordering::Relaxed);
+        let durable = match committed {
             Ok(durable) => durable,
             Err(wal::Error::NoSpace { .. }) => {
                 core.set_log_full(true);

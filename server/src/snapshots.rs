@@ -130,11 +130,6 @@ impl Snapshots {
         catalogue.remove(&retention)?;
         Ok(retention.log_needed_after)
     }
-
-    /// Bytes of all snapshots.
-    pub fn bytes(&self) -> u64 {
-        self.catalogue.lock().entries().iter().map(|e| e.bytes()).sum()
-    }
 }
 
 /// The id of the ensemble as snapshots carry it.
