@@ -50,13 +50,17 @@ the same name the argument wins over `JVMFLAGS`, and that over `SERVER_JVMFLAGS`
 | Verdict | Means |
 |---|---|
 | honoured | does what ZooKeeper's manual says |
-| ignored | accepted without effect; a warning at start says so, unless the value is the default |
+| ignored | accepted without effect; a warning at start says so, unless the value is the default or switches off what is not there |
 | not needed | accepted without effect and without a warning |
+| ensembles only | checked as ZooKeeper checks it; without effect on a server alone, as in ZooKeeper |
 | refused | Falconer does not start, unless the value asks for nothing: empty, `false`, or the default |
 
 An unknown key never stops the server: ZooKeeper makes system properties of them. It draws a warning, with the key that was
 probably meant. A value that can't be read refuses where ZooKeeper refuses, and otherwise draws a warning and leaves the
 default, as in ZooKeeper.
+
+Ensembles are not available in this version. A configuration that asks for one, by more than one `server` line or by
+`standaloneEnabled=false`, is checked as a whole and then refused.
 
 | Exit code | Means |
 |---|---|

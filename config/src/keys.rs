@@ -41,7 +41,7 @@ pub enum Section {
     Load,
     /// What clients can do to the tree, and who may.
     Behaviour,
-    /// AdminServer, four-letter words, metrics, audit.
+    /// Four-letter words, AdminServer, metrics, audit.
     Operations,
     /// TLS.
     Tls,
@@ -137,6 +137,8 @@ pub enum Verdict {
     Ignored,
     /// Accepted without effect; it means nothing outside of the Java implementation.
     Silent,
+    /// Read and checked as ZooKeeper does, without effect on a server alone, and ensembles are refused in this version.
+    EnsembleOnly,
     /// Refuses to start, unless the value asks for nothing: empty, `false`, or ZooKeeper's default.
     Refused,
 }
@@ -148,6 +150,7 @@ impl Verdict {
             Verdict::Honoured => "honoured",
             Verdict::Ignored => "ignored",
             Verdict::Silent => "not needed",
+            Verdict::EnsembleOnly => "ensembles only",
             Verdict::Refused => "refused",
         }
     }
@@ -288,9 +291,11 @@ const I32: i64 = i32::MAX as i64;
 const KB_MAX: i64 = i64::MAX / 1024;
 const NO_TLS: &str = "TLS is not available yet; Falconer does not start half-protected";
 const NO_SASL: &str = "SASL is not available yet; Falconer does not start half-protected";
-const ONE_CORE: &str = "election and synchronisation of Falconer have their own timing";
-const OWN_THROTTLE: &str =
-    "Falconer throttles by bytes and requests in flight, globalOutstandingLimit among them";
+const NO_ENSEMBLE: &str = "concerns ensembles, which are not available in this version";
+const NO_ADMIN: &str = "the admin interface is not available in this version; the four-letter words are";
+const NO_METRICS: &str = "the endpoint for metrics is not available in this version: nothing listens for a scraper; mntr has the numbers, if 4lw.commands.whitelist names it";
+const NO_AUDIT: &str = "the audit log is not available in this version: no audit line is written";
+const OWN_THROTTLE: &str = "Falconer throttles by itself: requests in flight per connection, and bytes in flight in all, are bounded";
 const JVM: &str = "tunes the Java implementation";
 
 use Kind::{
@@ -298,7 +303,7 @@ use Kind::{
 };
 use Place::{Both, File, Own, Property};
 use Section::{Basics, Behaviour, Ensemble, Java, Load, Operations, Properties, Sasl, Storage, Tls};
-use Verdict::{Honoured, Ignored, Refused, Silent};
+use Verdict::{EnsembleOnly, Honoured, Ignored, Refused, Silent};
 
 /// The table. Order within a section is the documentation's order.
 #[rustfmt::skip]
@@ -308,7 +313,7 @@ pub static KEYS: &[Key] = &[
     key(Basics, "dataLogDir", File, Path, "", Honoured, "the log, if it shall live on another device; default dataDir"),
     key(Basics, "clientPort", File, FileInt(0, 65535), "", Honoured, "the port clients connect to; 0 lets the system choose"),
     key(Basics, "clientPortAddress", File, Text, "", Honoured, "the address that port is bound to; default all"),
-    key(Basics, "clientPortListenBacklog", File, FileInt(-1, I32), "-1", Honoured, "listen backlog; -1 is the system's own"),
+    key(Basics, "clientPortListenBacklog", File, FileInt(-1, I32), "-1", Honoured, "listen backlog; 0 and less is 1024"),
     key(Basics, "tickTime", File, FileInt(1, limits::TICK_MS_MAX), "3000", Honoured, "the unit of all session and quorum times, in ms"),
     key(Basics, "minSessionTimeout", File, FileInt(-1, I32), "-1", Honoured, "ms; -1 is 2 ticks"),
     key(Basics, "maxSessionTimeout", File, FileInt(-1, I32), "-1", Honoured, "ms; -1 is 20 ticks"),
@@ -318,17 +323,17 @@ pub static KEYS: &[Key] = &[
     key(Basics, "nio.sessionlessCnxnTimeout", Both, Int(1, I32), "10000", Honoured, "ms a connection may live without a session"),
 
     // --- Own
-    key(Section::Own, "falconer.jute.maxbuffer", Own, FileInt(1024, I32), "", Honoured, "bytes of the largest request and of a znode's data; wins over the property jute.maxbuffer"),
+    key(Section::Own, "falconer.jute.maxbuffer", Own, FileInt(1024, limits::REQUEST_BYTES_MAX), "", Honoured, "bytes of the largest request and of a znode's data; at most 32 MiB, as what becomes of a request has to fit one log segment; wins over the property jute.maxbuffer"),
     key(Section::Own, "falconer.readonlymode.enabled", Own, FileBool, "", Honoured, "wins over the property readonlymode.enabled"),
     key(Section::Own, "falconer.znode.container.checkIntervalMs", Own, FileInt(1, I32), "", Honoured, "wins over the property without prefix"),
     key(Section::Own, "falconer.znode.container.maxPerMinute", Own, FileInt(1, I32), "", Honoured, "wins over the property without prefix"),
     key(Section::Own, "falconer.znode.container.maxNeverUsedIntervalMs", Own, FileInt(0, i64::MAX), "", Honoured, "wins over the property without prefix"),
     key(Section::Own, "falconer.walBackend", Own, Choice(&["auto", "uring", "pwritev2", "buffered"]), "auto", Honoured, "how the log is written; auto takes the first of uring, pwritev2, buffered that works on this directory"),
-    key(Section::Own, "falconer.eventLoops", Own, FileInt(0, limits::EVENT_LOOPS_MAX), "0", Honoured, "threads that own client connections; 0 chooses by the number of cores"),
+    key(Section::Own, "falconer.eventLoops", Own, FileInt(0, limits::EVENT_LOOPS_MAX), "0", Honoured, "threads that own client connections; 0 is one per core, at most 16"),
 
     // --- Properties without prefix
-    key(Properties, "jute.maxbuffer", Property, Int(1024, I32), "1048575", Honoured, "bytes of the largest request and of a znode's data; in zoo.cfg write falconer.jute.maxbuffer"),
-    key(Properties, "readonlymode.enabled", Property, ExactTrue, "false", Honoured, "serve reads while cut off from the quorum; in zoo.cfg write falconer.readonlymode.enabled"),
+    key(Properties, "jute.maxbuffer", Property, Int(1024, limits::REQUEST_BYTES_MAX), "1048575", Honoured, "bytes of the largest request and of a znode's data, at most 32 MiB, as what becomes of a request has to fit one log segment; in zoo.cfg write falconer.jute.maxbuffer"),
+    key(Properties, "readonlymode.enabled", Property, ExactTrue, "false", Honoured, "answers isro whatever the whitelist says; a server alone is never cut off from a quorum; in zoo.cfg write falconer.readonlymode.enabled"),
     key(Properties, "znode.container.checkIntervalMs", Property, Int(1, I32), "60000", Honoured, "ms between searches for empty containers and expired znodes; in zoo.cfg write falconer.znode.container.checkIntervalMs"),
     key(Properties, "znode.container.maxPerMinute", Property, Int(1, I32), "10000", Honoured, "containers and expired znodes deleted per minute; in zoo.cfg write falconer.znode.container.maxPerMinute"),
     key(Properties, "znode.container.maxNeverUsedIntervalMs", Property, Int(0, i64::MAX), "0", Honoured, "ms until a container that never had a child is deleted, 0 is never; in zoo.cfg write falconer.znode.container.maxNeverUsedIntervalMs"),
@@ -336,67 +341,67 @@ pub static KEYS: &[Key] = &[
     key(Properties, "java.security.auth.login.config", Property, Unread, "", Refused, "a JAAS file switches SASL on in ZooKeeper; SASL is not available yet"),
     key(Properties, "follower.nodelay", Property, Unread, "true", Silent, "TCP_NODELAY is always on"),
     key(Properties, "leader.nodelay", Property, Unread, "true", Silent, "TCP_NODELAY is always on"),
-    key(Properties, "zookeeper.jmx.*", Property, Unread, "", Silent, "there is no JMX; the same numbers are in mntr and in the metrics"),
+    key(Properties, "zookeeper.jmx.*", Property, Unread, "", Silent, "there is no JMX; mntr has the numbers, if 4lw.commands.whitelist names it"),
     key(Properties, "zookeeper.log.*", Property, Unread, "", Silent, "belongs to the Java logging set-up"),
     key(Properties, "zookeeper.root.logger", Property, Unread, "", Silent, "belongs to the Java logging set-up"),
     key(Properties, "zookeeper.console.threshold", Property, Unread, "", Silent, "belongs to the Java logging set-up"),
 
     // --- Ensemble
-    key(Ensemble, "server.*", File, Text, "", Honoured, "a member: host:quorumPort:electionPort[:role][;[clientHost:]clientPort]"),
-    key(Ensemble, "group*", File, Text, "", Honoured, "ids of a group's members: N:N…; any group or weight selects hierarchical quorums"),
-    key(Ensemble, "weight*", File, Text, "", Honoured, "the weight of a vote in its group; default 1, 0 never counts"),
+    key(Ensemble, "server.*", File, Text, "", Honoured, "a member: host:quorumPort:electionPort[:role][;[clientHost:]clientPort]; a single one runs alone, more are an ensemble, which is refused in this version"),
+    key(Ensemble, "group*", File, Text, "", EnsembleOnly, "ids of a group's members: N:N…; any group or weight selects hierarchical quorums"),
+    key(Ensemble, "weight*", File, Text, "", EnsembleOnly, "the weight of a vote in its group; default 1, 0 never counts"),
     key(Ensemble, "dynamicConfigFile", File, Path, "", Honoured, "the file with the server, group and weight lines"),
-    key(Ensemble, "initLimit", File, FileInt(0, I32), "0", Honoured, "ticks a follower may take to connect and synchronise; required in an ensemble"),
-    key(Ensemble, "syncLimit", File, FileInt(0, I32), "0", Honoured, "ticks of silence between leader and follower; required in an ensemble"),
-    key(Ensemble, "electionAlg", File, FileInt(3, 3), "3", Honoured, "only 3, fast leader election, exists"),
-    key(Ensemble, "peerType", File, Text, "participant", Honoured, "participant or observer; where server lines say otherwise they win"),
-    key(Ensemble, "standaloneEnabled", File, FileBool, "true", Honoured, "false: a single member runs as an ensemble of one"),
-    key(Ensemble, "reconfigEnabled", File, FileBool, "false", Honoured, "whether clients may change the membership"),
-    key(Ensemble, "quorumListenOnAllIPs", File, FileBool, "false", Honoured, "bind the quorum and election ports on all addresses"),
-    key(Ensemble, "localSessionsEnabled", File, FileBool, "false", Honoured, "sessions that live on one server until they need more; no effect standalone"),
-    key(Ensemble, "localSessionsUpgradingEnabled", File, FileBool, "false", Honoured, "a local session becomes global when it creates an ephemeral znode"),
-    key(Ensemble, "tcpKeepAlive", Both, Bool, "false", Honoured, "SO_KEEPALIVE between members"),
-    key(Ensemble, "leaderServes", Both, WordNo, "yes", Ignored, "a leader of Falconer always takes clients"),
-    key(Ensemble, "connectToLearnerMasterLimit", File, Unread, "0", Ignored, ONE_CORE),
-    key(Ensemble, "observerMasterPort", File, Unread, "0", Ignored, "observers of Falconer follow the leader"),
-    key(Ensemble, "syncEnabled", File, Unread, "true", Ignored, "observers of Falconer always keep a log and snapshots"),
+    key(Ensemble, "initLimit", File, FileInt(0, I32), "0", EnsembleOnly, "ticks a follower may take to connect and synchronise; required in an ensemble"),
+    key(Ensemble, "syncLimit", File, FileInt(0, I32), "0", EnsembleOnly, "ticks of silence between leader and follower; required in an ensemble"),
+    key(Ensemble, "electionAlg", File, FileInt(3, 3), "3", EnsembleOnly, "only 3, fast leader election, exists"),
+    key(Ensemble, "peerType", File, Text, "participant", EnsembleOnly, "participant or observer; where server lines say otherwise they win"),
+    key(Ensemble, "standaloneEnabled", File, FileBool, "true", Honoured, "false: a single member is an ensemble of one, which is refused in this version"),
+    key(Ensemble, "reconfigEnabled", File, FileBool, "false", Honoured, "whether reconfig exists; a server alone answers it with an error in either case, as ZooKeeper does: ReconfigDisabled when false, Unimplemented when true"),
+    key(Ensemble, "quorumListenOnAllIPs", File, FileBool, "false", EnsembleOnly, "bind the quorum and election ports on all addresses"),
+    key(Ensemble, "localSessionsEnabled", File, FileBool, "false", EnsembleOnly, "sessions that live on one server until they need more"),
+    key(Ensemble, "localSessionsUpgradingEnabled", File, FileBool, "false", EnsembleOnly, "a local session becomes global when it creates an ephemeral znode"),
+    key(Ensemble, "tcpKeepAlive", Both, Bool, "false", EnsembleOnly, "SO_KEEPALIVE between members"),
+    key(Ensemble, "leaderServes", Both, WordNo, "yes", Ignored, "a server alone always takes clients"),
+    key(Ensemble, "connectToLearnerMasterLimit", File, Unread, "0", Ignored, NO_ENSEMBLE),
+    key(Ensemble, "observerMasterPort", File, Unread, "0", Ignored, NO_ENSEMBLE),
+    key(Ensemble, "syncEnabled", File, Unread, "true", Ignored, NO_ENSEMBLE),
     key(Ensemble, "multiAddress.enabled", File, Unread, "false", Refused, "several addresses per member change the protocol between members; not available yet"),
     key(Ensemble, "multiAddress.reachabilityCheckEnabled", File, Unread, "true", Silent, "needs multiAddress.enabled"),
     key(Ensemble, "multiAddress.reachabilityCheckTimeoutMs", File, Unread, "1000", Silent, "needs multiAddress.enabled"),
     key(Ensemble, "oraclePath", File, Unread, "", Refused, "quorums of two servers and an oracle are not available"),
-    unread(Ensemble, "cnxTimeout", "5000", Ignored, ONE_CORE),
-    unread(Ensemble, "quorumCnxnTimeoutMs", "-1", Ignored, ONE_CORE),
-    unread(Ensemble, "electionPortBindRetry", "3", Ignored, ONE_CORE),
-    unread(Ensemble, "fastleader.minNotificationInterval", "200", Ignored, ONE_CORE),
-    unread(Ensemble, "fastleader.maxNotificationInterval", "60000", Ignored, ONE_CORE),
-    unread(Ensemble, "observer.reconnectDelayMs", "0", Ignored, ONE_CORE),
-    unread(Ensemble, "observer.election.DelayMs", "200", Ignored, ONE_CORE),
-    unread(Ensemble, "leader.maxTimeToWaitForEpoch", "-1", Ignored, ONE_CORE),
+    unread(Ensemble, "cnxTimeout", "5000", Ignored, NO_ENSEMBLE),
+    unread(Ensemble, "quorumCnxnTimeoutMs", "-1", Ignored, NO_ENSEMBLE),
+    unread(Ensemble, "electionPortBindRetry", "3", Ignored, NO_ENSEMBLE),
+    unread(Ensemble, "fastleader.minNotificationInterval", "200", Ignored, NO_ENSEMBLE),
+    unread(Ensemble, "fastleader.maxNotificationInterval", "60000", Ignored, NO_ENSEMBLE),
+    unread(Ensemble, "observer.reconnectDelayMs", "0", Ignored, NO_ENSEMBLE),
+    unread(Ensemble, "observer.election.DelayMs", "200", Ignored, NO_ENSEMBLE),
+    unread(Ensemble, "leader.maxTimeToWaitForEpoch", "-1", Ignored, NO_ENSEMBLE),
 
     // --- Storage
     key(Storage, "autopurge.snapRetainCount", File, FileInt(-I32, I32), "3", Honoured, "snapshots kept, at least 3, and the log they need"),
-    key(Storage, "autopurge.purgeInterval", File, FileInt(-I32, I32), "", Honoured, "hours between purges, 0 and less is never; absent, Falconer purges after each snapshot, where ZooKeeper never would"),
-    key(Storage, "snapCount", Both, Int(2, I32), "100000", Honoured, "a snapshot is due after between half of this and this many transactions"),
+    key(Storage, "autopurge.purgeInterval", File, FileInt(-I32, I32), "", Honoured, "0 and less: nothing is ever removed; absent or a number of hours: what retention allows to go is removed after each snapshot, whatever the number"),
+    key(Storage, "snapCount", Both, Int(2, I32), "100000", Honoured, "a snapshot is due after between half of this and this many transactions, once the log since the last one is larger than that one"),
     key(Storage, "snapSizeLimitInKb", Both, Int(-1, KB_MAX), "4194304", Honoured, "the same rule by bytes of log; 0 and less is off"),
     key(Storage, "datadir.autocreate", Both, Bool, "true", Honoured, "false: a missing data directory is an error"),
-    key(Storage, "db.autocreate", Both, Bool, "true", Honoured, "false: a blank voter waits for the ensemble's state unless an `initialize` file is there"),
+    unread(Storage, "db.autocreate", "true", Ignored, "not available in this version: a blank directory is a blank server"),
     key(Storage, "snapshot.trust.empty", Both, Bool, "false", Honoured, "import a version-2 directory that has logs but no snapshot"),
     key(Storage, "fsync.warningthresholdms", Both, Int(0, i64::MAX), "1000", Honoured, "log a durable write that took longer, in ms"),
     key(Storage, "forceSync", Both, WordNo, "yes", Ignored, "Falconer never acknowledges a write that a power cut could lose"),
     unread(Storage, "serializeLastProcessedZxid.enabled", "true", Silent, "a snapshot of Falconer always names its zxid"),
     unread(Storage, "preAllocSize", "65536", Ignored, "log segments are 64 MiB, prepared ahead of need"),
     unread(Storage, "txnLogSizeLimitInKb", "-1", Ignored, "log segments are 64 MiB, prepared ahead of need"),
-    unread(Storage, "commitLogCount", "500", Ignored, "what a follower lacks is sent from the log"),
-    unread(Storage, "snapshotSizeFactor", "0.33", Silent, "what a follower lacks is sent from the log"),
+    unread(Storage, "commitLogCount", "500", Ignored, NO_ENSEMBLE),
+    unread(Storage, "snapshotSizeFactor", "0.33", Silent, NO_ENSEMBLE),
     unread(Storage, "flushDelay", "0", Ignored, "batches form by themselves under load and no timer delays a lonely write"),
     unread(Storage, "maxWriteQueuePollTime", "", Ignored, "batches form by themselves under load and no timer delays a lonely write"),
-    unread(Storage, "maxBatchSize", "1000", Ignored, "a batch takes all that waits"),
+    unread(Storage, "maxBatchSize", "1000", Ignored, "a batch takes all that waits, up to 1 MiB"),
     unread(Storage, "snapshot.compression.method", "", Silent, "snapshots are always compressed with zstd; ZooKeeper's gz and snappy snapshots are read whatever this says"),
     unread(Storage, "closeSessionTxn.enabled", "true", Silent, "a closing session always names the znodes it deletes"),
     unread(Storage, "digest.enabled", "true", Ignored, "the state digest is always kept"),
 
     // --- Load
-    key(Load, "globalOutstandingLimit", Both, Int(1, I32), "1000", Honoured, "requests in flight before reading from clients pauses"),
+    unread(Load, "globalOutstandingLimit", "1000", Ignored, OWN_THROTTLE),
     unread(Load, "request_throttle_max_requests", "0", Ignored, OWN_THROTTLE).also(&["requestThrottleLimit"]),
     unread(Load, "request_throttle_stall_time", "100", Ignored, OWN_THROTTLE).also(&["requestThrottleStallTime"]),
     unread(Load, "request_throttle_drop_stale", "true", Ignored, OWN_THROTTLE).also(&["requestThrottleDropStale"]),
@@ -428,32 +433,32 @@ pub static KEYS: &[Key] = &[
     unread(Behaviour, "DigestAuthenticationProvider.digestAlg", "SHA1", Refused, "only SHA1 is available; with another algorithm every digest ACL would mean other people"),
     unread(Behaviour, "emulate353TTLNodes", "false", Refused, "the ephemeral-owner encoding of ZooKeeper 3.5.3 is not available; it would change the meaning of stored znodes"),
     unread(Behaviour, "enableEagerACLCheck", "false", Ignored, "ACLs are checked once, at the moment of effect"),
-    unread(Behaviour, "IPAuthenticationProvider.usexforwardedfor", "false", Refused, "X-Forwarded-For of the admin interface is not read"),
+    unread(Behaviour, "IPAuthenticationProvider.usexforwardedfor", "false", Refused, "there is no admin interface in this version whose X-Forwarded-For could be read"),
 
     // --- Operations
     key(Operations, "4lw.commands.whitelist", Both, Text, "", Honoured, "four-letter words that are answered: a comma list, or * for all; srvr always is"),
-    key(Operations, "admin.enableServer", Both, ExactFalse, "true", Honoured, "the admin interface (HTTP); only the exact word false disables it"),
-    key(Operations, "admin.serverAddress", Both, Text, "0.0.0.0", Honoured, "its address"),
-    key(Operations, "admin.serverPort", Both, Int(0, 65535), "8080", Honoured, "its port; a server alone does not start when the port is taken"),
-    key(Operations, "admin.idleTimeout", Both, Int(1, I32), "30000", Honoured, "ms after which an idle HTTP connection is closed"),
-    key(Operations, "admin.commandURL", Both, Text, "/commands", Honoured, "the path its commands live under"),
-    key(Operations, "admin.snapshot.enabled", Both, Bool, "true", Honoured, "the command snapshot"),
-    key(Operations, "admin.restore.enabled", Both, Bool, "true", Honoured, "the command restore"),
-    key(Operations, "admin.rateLimiterIntervalInMS", Both, Int(0, I32), "300000", Honoured, "ms between two snapshots or restores by that interface"),
-    unread(Operations, "admin.httpVersion", "11", Silent, "HTTP/1.1"),
+    key(Operations, "admin.enableServer", Both, ExactFalse, "true", Ignored, NO_ADMIN),
+    unread(Operations, "admin.serverAddress", "0.0.0.0", Ignored, NO_ADMIN),
+    unread(Operations, "admin.serverPort", "8080", Ignored, NO_ADMIN),
+    unread(Operations, "admin.idleTimeout", "30000", Ignored, NO_ADMIN),
+    unread(Operations, "admin.commandURL", "/commands", Ignored, NO_ADMIN),
+    unread(Operations, "admin.snapshot.enabled", "true", Ignored, NO_ADMIN),
+    unread(Operations, "admin.restore.enabled", "true", Ignored, NO_ADMIN),
+    unread(Operations, "admin.rateLimiterIntervalInMS", "300000", Ignored, NO_ADMIN),
+    unread(Operations, "admin.httpVersion", "11", Silent, NO_ADMIN),
     unread(Operations, "admin.portUnification", "false", Refused, NO_TLS),
     unread(Operations, "admin.forceHttps", "false", Refused, NO_TLS),
     unread(Operations, "admin.needClientAuth", "false", Refused, NO_TLS),
-    key(Operations, "metricsProvider.className", File, Text, "org.apache.zookeeper.metrics.impl.DefaultMetricsProvider", Honoured, "the class name of ZooKeeper's default, null or Prometheus provider"),
-    key(Operations, "metricsProvider.httpHost", File, Text, "0.0.0.0", Honoured, "address of the Prometheus endpoint"),
-    key(Operations, "metricsProvider.httpPort", File, FileInt(0, 65535), "7000", Honoured, "its port"),
-    key(Operations, "metricsProvider.exportJvmInfo", File, Unread, "true", Silent, "there is no JVM; the process's own numbers are always exported"),
+    key(Operations, "metricsProvider.className", File, Unread, "org.apache.zookeeper.metrics.impl.DefaultMetricsProvider", Ignored, NO_METRICS),
+    key(Operations, "metricsProvider.httpHost", File, Unread, "0.0.0.0", Ignored, NO_METRICS),
+    key(Operations, "metricsProvider.httpPort", File, Unread, "7000", Ignored, NO_METRICS),
+    key(Operations, "metricsProvider.exportJvmInfo", File, Unread, "true", Silent, "there is no JVM"),
     key(Operations, "metricsProvider.numWorkerThreads", File, Unread, "1", Silent, JVM),
     key(Operations, "metricsProvider.maxQueueSize", File, Unread, "1000000", Silent, JVM),
     key(Operations, "metricsProvider.workerShutdownTimeoutMs", File, Unread, "1000", Silent, JVM),
-    key(Operations, "metricsProvider.*", File, Unread, "", Ignored, "no provider reads it"),
-    key(Operations, "audit.enable", Both, Bool, "false", Honoured, "a line per change in the log, in ZooKeeper's audit format"),
-    unread(Operations, "audit.impl.class", "", Ignored, "audit lines go to Falconer's log"),
+    key(Operations, "metricsProvider.*", File, Unread, "", Ignored, NO_METRICS),
+    unread(Operations, "audit.enable", "false", Ignored, NO_AUDIT),
+    unread(Operations, "audit.impl.class", "", Ignored, NO_AUDIT),
 
     // --- TLS
     key(Tls, "secureClientPort", File, Unread, "", Refused, NO_TLS),
@@ -575,10 +580,11 @@ mod tests {
     }
 
     #[test]
-    fn only_honoured_keys_and_words_are_read() {
+    fn only_keys_that_are_checked_and_words_have_a_kind() {
         for k in KEYS {
-            let word = k.kind == Kind::WordNo;
-            assert_eq!(k.verdict == Verdict::Honoured || word, k.kind != Kind::Unread, "{}", k.name);
+            let checked = matches!(k.verdict, Verdict::Honoured | Verdict::EnsembleOnly);
+            let word = matches!(k.kind, Kind::WordNo | Kind::ExactFalse);
+            assert_eq!(checked || word, k.kind != Kind::Unread, "{}", k.name);
         }
     }
 

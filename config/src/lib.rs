@@ -20,8 +20,8 @@
 //!        └── Err(Refusal)  ── one line per fault, exit code 2 or 3
 //! ```
 //!
-//! It resolves no host names, creates no directory, and does not decide whether this build can run an ensemble. It never
-//! downgrades in silence: what asks for protection that does not exist yet is refused.
+//! It resolves no host names and creates no directory. It never downgrades in silence: what asks for protection that does
+//! not exist yet is refused, and so is an ensemble, which this version can't run, once its lines have been checked.
 //!
 //! ```
 //! use config::{Env, Invocation, RawConfig, Settings};
@@ -52,6 +52,6 @@ pub use members::{BadLine, Host, HostPort, Member, PeerAddress, Quorum, Role, pa
 pub use raw::{ConfigFile, DirState, MyId, RawConfig};
 pub use report::{Effect, ExitCode, Fault, Finding, Level, Origin, Refusal};
 pub use settings::{
-    Admin, Auth, Client, EMBEDDED_DATA_DIR, Ensemble, FOUR_LETTER_WORDS, LocalSessions, Membership, Metrics,
-    Retention, Secret, Sessions, Settings, Storage, Tree, WalBackend, Whitelist,
+    Auth, Client, EMBEDDED_DATA_DIR, Ensemble, FOUR_LETTER_WORDS, LocalSessions, Membership, Retention,
+    Secret, Sessions, Settings, Storage, Tree, WalBackend, Whitelist,
 };

@@ -18,6 +18,10 @@ pub const ADDRESSES_PER_MEMBER_MAX: usize = 16;
 /// `tickTime` in ms: twenty ticks, the default `maxSessionTimeout`, have to fit the protocol's 32-bit timeout.
 pub const TICK_MS_MAX: i64 = (i32::MAX / 20) as i64;
 
+/// `jute.maxbuffer` in bytes. What a request becomes is one record of the log, and a record has to fit one segment of
+/// 64 MiB; with its path, ACL and results it may grow to twice the request.
+pub const REQUEST_BYTES_MAX: i64 = 32 << 20;
+
 /// Threads that own client connections. More than this only contend for the tree's shards.
 pub const EVENT_LOOPS_MAX: i64 = 256;
 

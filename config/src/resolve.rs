@@ -30,6 +30,7 @@ impl Settings {
         }
         resolver.judge();
         let settings = resolver.settings(&raw);
+        resolver.refuse_ensemble(&raw, settings.as_ref());
         resolver.into_result(settings)
     }
 }
@@ -165,8 +166,11 @@ impl Resolver {
     /// Duplicate keys of members too: the later line wins.
     fn put_member_line(&mut self, e: &Entry, origin: Origin) {
         let row = row(&e.key);
-        let finding =
-            self.find(&e.key, &e.value, origin.clone(), Effect::Honoured, Level::Info, row.note.to_owned());
+        let (effect, note) = match row.verdict {
+            Verdict::EnsembleOnly => (Effect::NotNeeded, ensembles_only(row)),
+            _ => (Effect::Honoured, row.note.to_owned()),
+        };
+        let finding = self.find(&e.key, &e.value, origin.clone(), effect, Level::Info, note);
         if let Some(at) = self.member_lines.iter().position(|(old, ..)| old.key == e.key) {
             let (_, _, loser) = self.member_lines.remove(at);
             let loser = &mut self.findings[loser];
@@ -214,6 +218,10 @@ fn unknown(key: &str) -> String {
     }
 }
 
+fn ensembles_only(row: &Key) -> String {
+    format!("concerns ensembles only: {}", row.note)
+}
+
 // Judging: the verdict of each key in effect.
 impl Resolver {
     fn judge(&mut self) {
@@ -225,11 +233,17 @@ impl Resolver {
             match given.row.verdict {
                 Verdict::Honoured => {}
                 Verdict::Silent => finding.effect = Effect::NotNeeded,
+                Verdict::EnsembleOnly => {
+                    finding.effect = Effect::NotNeeded;
+                    finding.note = ensembles_only(given.row);
+                }
                 Verdict::Ignored => {
                     finding.effect = Effect::Ignored;
                     // What asks for the default, or is no word that switches anything, is not worth a warning.
                     let asks = match given.row.kind {
                         Kind::WordNo => given.value == "no",
+                        // It only switches off, and what it switches is off.
+                        Kind::ExactFalse => false,
                         _ => given.value != given.row.default,
                     };
                     finding.level = if asks { Level::Warning } else { Level::Info };
@@ -394,10 +408,6 @@ impl Resolver {
         host
     }
 
-    fn host_or_default(&mut self, name: &str) -> Host {
-        self.host(name).unwrap_or_else(|| Host::parse(row(name).default).unwrap_or_else(Host::any))
-    }
-
     fn path(&mut self, name: &str) -> Option<PathBuf> {
         let given = self.given(row(name))?;
         if given.value.is_empty() || given.value.contains('\0') {
@@ -473,7 +483,42 @@ mod tests {
         assert!(resolver.settings(&raw).is_some());
         for key in keys::KEYS {
             let read = resolver.read.contains(&(key.name, key.place == Place::Property));
-            assert_eq!(read, key.verdict == Verdict::Honoured, "{}", key.name);
+            let wanted = matches!(key.verdict, Verdict::Honoured | Verdict::EnsembleOnly);
+            assert_eq!(read, wanted, "{}", key.name);
         }
+    }
+
+    /// Ensembles are refused, and yet understood: what is wrong with one should be said before servers move.
+    #[test]
+    fn an_ensemble_is_resolved_before_it_is_refused() {
+        let main = "dataDir=/d\ninitLimit=5\nsyncLimit=2\ndynamicConfigFile=/etc/zoo.cfg.dynamic.1f";
+        let dynamic = "server.1=a:1:2;2181\nserver.2=b:1:2;2181\nserver.3=c:1:2:observer;2181";
+        let raw = RawConfig {
+            invocation: Invocation::File("zoo.cfg".into()),
+            main: ConfigFile::parse("zoo.cfg".as_ref(), main.as_bytes()).ok(),
+            dynamic: ConfigFile::parse("/etc/zoo.cfg.dynamic.1f".as_ref(), dynamic.as_bytes()).ok(),
+            my_id: MyId::FirstLine("1".to_owned()),
+            data_dir: DirState::Missing,
+            data_log_dir: DirState::Missing,
+        };
+        let mut resolver = Resolver::default();
+        resolver.collect_file(raw.main.as_ref().unwrap(), true);
+        resolver.judge();
+        let settings = resolver.settings(&raw).unwrap();
+        assert!(resolver.faults.is_empty());
+        let Membership::Ensemble(ensemble) = settings.membership else { panic!("an ensemble of three") };
+        assert_eq!(
+            ensemble.config_text(),
+            "server.1=a:1:2:participant;0.0.0.0:2181\nserver.2=b:1:2:participant;0.0.0.0:2181\n\
+             server.3=c:1:2:observer;0.0.0.0:2181\nversion=1f"
+        );
+        assert_eq!((ensemble.voters().count(), ensemble.me().id.0), (2, 1));
+        assert_eq!(settings.client.listen.unwrap().to_string(), "0.0.0.0:2181");
+        let refusal = Settings::resolve(raw, &Env::empty()).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "/etc/zoo.cfg.dynamic.1f: server.*: wanted a server alone: ensembles are not available in this version, \
+             found an ensemble of 3; keep these servers on ZooKeeper"
+        );
     }
 }

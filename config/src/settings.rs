@@ -22,8 +22,10 @@ pub struct Settings {
     pub storage: Storage,
     /// From `myid`, where there is one; an ensemble always has one, in [`Ensemble::my_id`] too.
     pub my_id: Option<ServerId>,
-    /// Alone or with others.
+    /// Alone: [`Settings::resolve`] refuses what asks for more.
     pub membership: Membership,
+    /// `reconfigEnabled`: which error a server alone gives to a reconfig.
+    pub reconfig: bool,
     /// The client port and its limits.
     pub client: Client,
     /// Session times.
@@ -34,12 +36,6 @@ pub struct Settings {
     pub auth: Auth,
     /// Four-letter words that are answered.
     pub four_letter_words: Whitelist,
-    /// The HTTP admin interface, unless disabled.
-    pub admin: Option<Admin>,
-    /// Where metrics are to be had.
-    pub metrics: Metrics,
-    /// `audit.enable`: a line per change.
-    pub audit: bool,
 }
 
 /// Directories, log, snapshots.
@@ -51,8 +47,6 @@ pub struct Storage {
     pub data_log_dir: PathBuf,
     /// Whether missing directories are created.
     pub datadir_autocreate: bool,
-    /// Whether a blank voter may take its blankness for the ensemble's state.
-    pub db_autocreate: bool,
     /// Whether a version-2 directory with logs and no snapshot is imported.
     pub trust_empty_snapshot: bool,
     /// How the log is written.
@@ -85,21 +79,14 @@ pub enum WalBackend {
 pub enum Retention {
     /// Nothing is ever removed (`autopurge.purgeInterval=0`).
     Never,
-    /// Falconer's default: whenever a new snapshot was verified.
+    /// Falconer's default: whenever a new snapshot was written.
     AfterEachSnapshot {
-        /// Snapshots kept.
-        keep: u32,
-    },
-    /// At start and then every so many hours.
-    Every {
-        /// At least 1.
-        hours: u32,
         /// Snapshots kept.
         keep: u32,
     },
 }
 
-/// Alone or with others. Whether this build can run an ensemble is the server's to decide.
+/// Alone or with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Membership {
     /// One server, no quorum: no `server` lines, or one of them with `standaloneEnabled`.
@@ -131,8 +118,6 @@ pub struct Ensemble {
     pub listen_on_all_addresses: bool,
     /// SO_KEEPALIVE between members.
     pub keep_alive: bool,
-    /// Whether clients may change the membership.
-    pub reconfig: bool,
     /// Whether a membership may shrink to one server that then runs alone.
     pub standalone_enabled: bool,
     /// Sessions that live on one server.
@@ -155,7 +140,7 @@ pub enum LocalSessions {
 pub struct Client {
     /// Where; `None` without `clientPort`, and then no client gets in. Port 0 lets the system choose.
     pub listen: Option<HostPort>,
-    /// Listen backlog; `None` is the system's own.
+    /// Listen backlog, at least 1; `None` leaves it to the server.
     pub backlog: Option<u32>,
     /// SO_KEEPALIVE.
     pub keep_alive: bool,
@@ -167,8 +152,6 @@ pub struct Client {
     pub sessionless_timeout_ms: u32,
     /// `jute.maxbuffer`: bytes of the largest request and of a znode's data.
     pub request_bytes_max: u32,
-    /// `globalOutstandingLimit`: requests in flight before reading from clients pauses.
-    pub outstanding_max: u32,
     /// Threads that own connections; `None` chooses by the number of cores.
     pub event_loops: Option<NonZeroU16>,
 }
@@ -182,8 +165,6 @@ pub struct Sessions {
     pub timeout_min_ms: u32,
     /// Longest timeout granted, ms.
     pub timeout_max_ms: u32,
-    /// `readonlymode.enabled`.
-    pub read_only_mode: bool,
 }
 
 /// What requests can do.
@@ -210,39 +191,6 @@ pub struct Auth {
     pub digest: bool,
     /// `super:<base64 of sha1>`.
     pub super_digest: Option<Secret>,
-}
-
-/// The admin interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// Where.
-    pub listen: HostPort,
-    /// Idle HTTP connections are closed; ms.
-    pub idle_timeout_ms: u32,
-    /// The path commands live under; starts with `/`.
-    pub command_url: String,
-    /// The command snapshot.
-    pub snapshot: bool,
-    /// The command restore.
-    pub restore: bool,
-    /// Between two snapshots or restores; ms.
-    pub rate_limit_ms: u32,
-    /// Whether a taken port ends the process (exit code 4), as it does for ZooKeeper alone, or is only logged.
-    pub bind_failure_is_fatal: bool,
-}
-
-/// `metricsProvider.className`. `mntr` and the admin interface answer in each case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Metrics {
-    /// ZooKeeper's default: no endpoint.
-    Default,
-    /// ZooKeeper's null provider: no numbers.
-    Null,
-    /// An endpoint for Prometheus.
-    Prometheus {
-        /// Where.
-        listen: HostPort,
-    },
 }
 
 /// A value that no `Debug` or report shows.
@@ -329,7 +277,6 @@ impl fmt::Display for Retention {
             Retention::AfterEachSnapshot { keep } => {
                 write!(f, "keep {keep} snapshots, purge after each snapshot")
             }
-            Retention::Every { hours, keep } => write!(f, "keep {keep} snapshots, purge every {hours} h"),
         }
     }
 }

@@ -150,7 +150,7 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
             snap_count: settings.storage.snap_count,
             snap_size_bytes: settings.storage.snap_log_kib.map_or(0, |kib| kib << 10),
         },
-        catalogue.entries().first().map_or(0, |e| e.bytes()),
+        catalogue.entries().first().map_or(0, |e| e.footer().raw),
         chance(),
     );
     policy.logged(replayed, replayed_bytes);
@@ -161,7 +161,7 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
         snapshots: Snapshots::new(snapshot_dir, catalogue, cluster, server),
         retention_keep: match settings.storage.retention {
             Retention::Never => None,
-            Retention::AfterEachSnapshot { keep } | Retention::Every { keep, .. } => Some(keep as usize),
+            Retention::AfterEachSnapshot { keep } => Some(keep as usize),
         },
         slow_ms: settings.storage.slow_sync_warning_ms,
         directories,
@@ -321,7 +321,11 @@ fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
         container_check_ms: u64::from(settings.tree.container_check_interval_ms),
         containers_per_minute: settings.tree.containers_per_minute_max,
         container_never_used_ms: settings.tree.container_never_used_ms.map_or(0, |ms| ms as i64),
-        prep: PrepConfig { schemes: schemes.clone(), ..PrepConfig::default() },
+        prep: PrepConfig {
+            schemes: schemes.clone(),
+            reconfig_enabled: settings.reconfig,
+            ..PrepConfig::default()
+        },
     }
 }
 

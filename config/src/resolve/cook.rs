@@ -13,25 +13,23 @@ impl Resolver {
         };
         let storage = self.storage(raw, &origin);
         let sessions = self.sessions(raw);
+        let read_only_mode = self.read_only_mode();
         let tree = self.tree();
         let my_id = self.my_id(raw, storage.as_ref());
         let (membership, my_line) = self.membership(raw, my_id, tree.extended_types, &origin);
         let client = self.client(raw, my_line.as_ref());
-        let admin = self.admin(raw, membership == Some(Membership::Standalone));
         let auth = self.auth();
         let settings = Settings {
             invocation: raw.invocation.clone(),
             storage: storage?,
             my_id,
             membership: membership?,
+            reconfig: self.flag(row("reconfigEnabled")),
             client,
             sessions,
             tree,
             auth,
-            four_letter_words: self.whitelist(sessions.read_only_mode),
-            admin,
-            metrics: self.metrics(),
-            audit: self.flag(row("audit.enable")),
+            four_letter_words: self.whitelist(read_only_mode),
         };
         Some(settings)
     }
@@ -55,8 +53,7 @@ impl Resolver {
         }
         if let Invocation::Embedded = raw.invocation {
             let note = format!(
-                "no configuration: a server alone on 127.0.0.1:2181, data in {EMBEDDED_DATA_DIR}, tickTime 2000; \
-                 the admin interface, if its port is free, on 127.0.0.1:8080"
+                "no configuration: a server alone on 127.0.0.1:2181, data in {EMBEDDED_DATA_DIR}, tickTime 2000"
             );
             self.note("", Level::Info, note);
         }
@@ -83,7 +80,6 @@ impl Resolver {
             data_dir,
             data_log_dir,
             datadir_autocreate,
-            db_autocreate: self.flag(row("db.autocreate")),
             trust_empty_snapshot: self.flag(row("snapshot.trust.empty")),
             wal_backend: match backend.as_deref() {
                 None | Some("auto") => WalBackend::Auto,
@@ -131,7 +127,13 @@ impl Resolver {
                 self.adjust(&given, "never".to_owned(), note.to_owned());
                 Retention::Never
             }
-            (Some(hours), _) => Retention::Every { hours: u32::try_from(hours).unwrap_or(u32::MAX), keep },
+            (Some(_), given) => {
+                // Without a clock of its own: what may go goes when a snapshot makes it so, and as much is kept.
+                if let Some(given) = given {
+                    self.findings[given.finding].effective = Some("after each snapshot".to_owned());
+                }
+                Retention::AfterEachSnapshot { keep }
+            }
             (None, _) => {
                 let note = format!(
                     "not given: Falconer keeps {keep} snapshots and the log they need, and removes the rest after each \
@@ -168,10 +170,14 @@ impl Resolver {
                 );
             }
         }
+        Sessions { tick_ms, timeout_min_ms, timeout_max_ms }
+    }
+
+    fn read_only_mode(&mut self) -> bool {
         let own = self.opt_flag(row("falconer.readonlymode.enabled"));
         let property = self.flag(property_row("readonlymode.enabled"));
         self.overrides(row("falconer.readonlymode.enabled"), property_row("readonlymode.enabled"));
-        Sessions { tick_ms, timeout_min_ms, timeout_max_ms, read_only_mode: own.unwrap_or(property) }
+        own.unwrap_or(property)
     }
 
     /// Falconer's own key before the property it stands for.
@@ -269,7 +275,6 @@ impl Resolver {
             total_max: unlimited(self.int(row("maxCnxns"))),
             sessionless_timeout_ms: self.u32("nio.sessionlessCnxnTimeout"),
             request_bytes_max: u32::try_from(self.own_or_property("jute.maxbuffer")).unwrap_or(u32::MAX),
-            outstanding_max: self.u32("globalOutstandingLimit"),
             event_loops: u16::try_from(event_loops).ok().and_then(NonZeroU16::new),
         }
     }
@@ -379,62 +384,6 @@ impl Resolver {
             }
         }
         list
-    }
-
-    fn admin(&mut self, raw: &RawConfig, standalone: bool) -> Option<Admin> {
-        let enabled = self.flag(row("admin.enableServer"));
-        let default_host = match raw.invocation {
-            Invocation::Embedded => Host::parse("127.0.0.1"),
-            Invocation::File(_) | Invocation::Positional { .. } => None,
-        };
-        let asked_host = self.given(row("admin.serverAddress")).is_some();
-        let host = self.host_or_default("admin.serverAddress");
-        let host = if asked_host { host } else { default_host.unwrap_or(host) };
-        let port = u16::try_from(self.int(row("admin.serverPort"))).unwrap_or(8080);
-        let mut command_url = self.text("admin.commandURL").unwrap_or_default();
-        if !command_url.starts_with('/') {
-            if !command_url.is_empty()
-                && let Some(given) = self.given(row("admin.commandURL"))
-            {
-                self.adjust(
-                    &given,
-                    row("admin.commandURL").default.to_owned(),
-                    "must start with /".to_owned(),
-                );
-            }
-            command_url = row("admin.commandURL").default.to_owned();
-        }
-        let admin = Admin {
-            listen: HostPort { host, port },
-            idle_timeout_ms: self.u32("admin.idleTimeout"),
-            command_url,
-            snapshot: self.flag(row("admin.snapshot.enabled")),
-            restore: self.flag(row("admin.restore.enabled")),
-            rate_limit_ms: self.u32("admin.rateLimiterIntervalInMS"),
-            bind_failure_is_fatal: standalone && raw.invocation != Invocation::Embedded,
-        };
-        enabled.then_some(admin)
-    }
-
-    fn metrics(&mut self) -> Metrics {
-        let host = self.host_or_default("metricsProvider.httpHost");
-        let port = u16::try_from(self.int(row("metricsProvider.httpPort"))).unwrap_or(7000);
-        let class_row = row("metricsProvider.className");
-        let class = self.given(class_row);
-        match class.as_ref().map_or(class_row.default, |g| g.value.as_str()) {
-            "org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider" => {
-                Metrics::Prometheus { listen: HostPort { host, port } }
-            }
-            "org.apache.zookeeper.metrics.impl.NullMetricsProvider" => Metrics::Null,
-            other => {
-                if let Some(given) = class.as_ref().filter(|_| other != class_row.default) {
-                    let classes = "DefaultMetricsProvider or NullMetricsProvider of org.apache.zookeeper.metrics.impl, or \
-                                   org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider";
-                    self.fault(given, classes, "write one of them; no other class can be loaded");
-                }
-                Metrics::Default
-            }
-        }
     }
 }
 

@@ -30,7 +30,6 @@ impl Resolver {
         let dynamic_file = self.path("dynamicConfigFile");
         self.int(row("electionAlg"));
         let peer_type = self.peer_type();
-        let reconfig = self.flag(row("reconfigEnabled"));
         let listen_on_all_addresses = self.flag(row("quorumListenOnAllIPs"));
         let keep_alive = self.flag(row("tcpKeepAlive"));
 
@@ -40,6 +39,7 @@ impl Resolver {
         let role = my_id.and_then(|id| lines.members.get(&id)).map_or(Role::Participant, |m| m.role);
         if let Some((asked, given)) = peer_type
             && asked != role
+            && !lines.members.is_empty()
         {
             self.adjust(&given, role.to_string(), "the server lines say otherwise and win".to_owned());
         }
@@ -124,7 +124,6 @@ impl Resolver {
             sync_limit_ticks,
             listen_on_all_addresses,
             keep_alive,
-            reconfig,
             standalone_enabled,
             local_sessions: match (local, upgrading) {
                 (false, _) => LocalSessions::Off,
@@ -133,6 +132,21 @@ impl Resolver {
             },
         };
         (Some(Membership::Ensemble(Box::new(ensemble))), my_line)
+    }
+
+    /// What is not available must not start as something else: not alone, and not with half of its settings.
+    pub(super) fn refuse_ensemble(&mut self, raw: &RawConfig, settings: Option<&Settings>) {
+        let Some(Settings { membership: Membership::Ensemble(e), .. }) = settings else { return };
+        let origin = match raw.dynamic.as_ref().or(raw.main.as_ref()) {
+            Some(file) => Origin::File(file.path.clone()),
+            None => Origin::CommandLine,
+        };
+        let found = match e.members.len() {
+            1 => "an ensemble of one, as standaloneEnabled is false".to_owned(),
+            n => format!("an ensemble of {n}"),
+        };
+        let wanted = "a server alone: ensembles are not available in this version";
+        self.fault_at("server.*", origin, wanted, &found, "keep these servers on ZooKeeper");
     }
 
     fn peer_type(&mut self) -> Option<(Role, Given)> {
