@@ -381,7 +381,7 @@ pub static KEYS: &[Key] = &[
     // --- Storage
     key(Storage, "autopurge.snapRetainCount", File, FileInt(-I32, I32), "3", Honoured, "snapshots kept, at least 3, and the log they need"),
     key(Storage, "autopurge.purgeInterval", File, FileInt(-I32, I32), "", Honoured, "0 and less: nothing is ever removed; absent or a number of hours: what retention allows to go is removed after each snapshot, whatever the number"),
-    key(Storage, "snapCount", Both, Int(2, I32), "100000", Honoured, "a snapshot is due after between half of this and this many transactions, once the log since the last one is larger than that one"),
+    key(Storage, "snapCount", Both, Int(2, I32), "100000", Honoured, "a snapshot is due after between half of this and this many transactions, once the log since the last snapshot is larger than what that holds, uncompressed"),
     key(Storage, "snapSizeLimitInKb", Both, Int(-1, KB_MAX), "4194304", Honoured, "the same rule by bytes of log; 0 and less is off"),
     key(Storage, "datadir.autocreate", Both, Bool, "true", Honoured, "false: a missing data directory is an error"),
     unread(Storage, "db.autocreate", "true", Ignored, "not available in this version: a blank directory is a blank server"),

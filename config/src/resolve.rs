@@ -30,7 +30,7 @@ impl Settings {
         }
         resolver.judge();
         let settings = resolver.settings(&raw);
-        resolver.refuse_ensemble(&raw, settings.as_ref());
+        resolver.refuse_ensemble();
         resolver.into_result(settings)
     }
 }
@@ -55,6 +55,8 @@ struct Resolver {
     given: BTreeMap<(&'static str, bool, String), Given>,
     /// Lines that make up the membership of the static file.
     member_lines: Vec<(Entry, Origin, usize)>,
+    /// Where an ensemble is asked for, and how many members it has.
+    ensemble: Option<(Origin, usize)>,
     /// Rows that were read: a test checks that every honoured one is.
     read: BTreeSet<(&'static str, bool)>,
 }
@@ -271,6 +273,19 @@ impl Resolver {
             _ => wanted.to_owned(),
         };
         self.fault_at(&key, given.origin.clone(), &wanted, &found, remedy);
+    }
+
+    /// What is not available must not start as something else: not alone, and not with half of its settings. This comes
+    /// first, before what is wrong with the ensemble itself.
+    fn refuse_ensemble(&mut self) {
+        let Some((origin, members)) = self.ensemble.take() else { return };
+        let found = match members {
+            0 | 1 => "an ensemble of one, as standaloneEnabled is false".to_owned(),
+            n => format!("an ensemble of {n}"),
+        };
+        let wanted = "a server alone: ensembles are not available in this version";
+        self.fault_at("server.*", origin, wanted, &found, "keep these servers on ZooKeeper");
+        self.faults.rotate_right(1);
     }
 
     fn fault_at(&mut self, key: &str, origin: Origin, wanted: &str, found: &str, remedy: &str) {

@@ -68,6 +68,7 @@ impl Resolver {
             let fine = self.faults.len() == faults;
             return (fine.then_some(Membership::Standalone), my_line);
         }
+        self.ensemble = Some((lines.origin.clone(), lines.members.len()));
         match voters {
             2 => self.note(
                 "server.*",
@@ -132,21 +133,6 @@ impl Resolver {
             },
         };
         (Some(Membership::Ensemble(Box::new(ensemble))), my_line)
-    }
-
-    /// What is not available must not start as something else: not alone, and not with half of its settings.
-    pub(super) fn refuse_ensemble(&mut self, raw: &RawConfig, settings: Option<&Settings>) {
-        let Some(Settings { membership: Membership::Ensemble(e), .. }) = settings else { return };
-        let origin = match raw.dynamic.as_ref().or(raw.main.as_ref()) {
-            Some(file) => Origin::File(file.path.clone()),
-            None => Origin::CommandLine,
-        };
-        let found = match e.members.len() {
-            1 => "an ensemble of one, as standaloneEnabled is false".to_owned(),
-            n => format!("an ensemble of {n}"),
-        };
-        let wanted = "a server alone: ensembles are not available in this version";
-        self.fault_at("server.*", origin, wanted, &found, "keep these servers on ZooKeeper");
     }
 
     fn peer_type(&mut self) -> Option<(Role, Given)> {
