@@ -78,7 +78,7 @@ impl fmt::Display for Failure {
 
 impl From<wal::Error> for Failure {
     fn from(e: wal::Error) -> Failure {
-        let text = e.to_string();
+        let text = with_causes(&e);
         match e {
             wal::Error::Locked { .. } => Failure::InUse(text),
             wal::Error::Foreign { .. } | wal::Error::Version { .. } => Failure::Foreign(text),
@@ -86,6 +86,17 @@ impl From<wal::Error> for Failure {
             _ => Failure::Corrupt(text),
         }
     }
+}
+
+/// An error with what caused it, which its own text leaves out: what the system said is half of the message.
+pub fn with_causes(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(e) = cause {
+        text.push_str(&format!(" ({e})"));
+        cause = e.source();
+    }
+    text
 }
 
 /// The whole state that a start finds.
@@ -190,7 +201,7 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
     let preparer = log.preparer;
     spawn("preparer".into(), move || {
         if let Err(e) = preparer.run() {
-            tracing::error!("segments can't be prepared any more, the server stops: {e}");
+            tracing::error!("segments can't be prepared any more, the server stops: {}", with_causes(&e));
             std::process::exit(i32::from(Failure::LOG_WRITE));
         }
     })?;
@@ -390,16 +401,22 @@ fn recover(
     let mut recovery = Recovery::open(log_dir, &superblock, config)?;
     let cluster = cluster_bytes(superblock.contents().identity.cluster);
     let mut catalogue = Catalogue::open(snapshot_dir, Some(cluster))
-        .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {e}")))?;
-    catalogue.sweep().map_err(|e| Failure::DataDir(format!("leftovers can't be removed: {e}")))?;
+        .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {}", with_causes(&e))))?;
+    catalogue
+        .sweep()
+        .map_err(|e| Failure::DataDir(format!("leftovers can't be removed: {}", with_causes(&e))))?;
     let newest_usable = catalogue.entries().first().map_or(Zxid::ZERO, |e| e.start());
     for skipped in catalogue.skipped() {
         // Only damage may be passed over: a newer format or a failing disk would let an old state win.
         let ours = !matches!(skipped.why, snapshot::Error::Foreign { .. });
         if skipped.start > newest_usable && ours && !skipped.why.is_damage() {
-            return Err(Failure::DataDir(format!("{} can't be used: {}", skipped.name, skipped.why)));
+            return Err(Failure::DataDir(format!(
+                "{} can't be used: {}",
+                skipped.name,
+                with_causes(&skipped.why)
+            )));
         }
-        tracing::warn!(snapshot = skipped.name, "not usable: {}", skipped.why);
+        tracing::warn!(snapshot = skipped.name, "not usable: {}", with_causes(&skipped.why));
     }
     let (tree, mut applier, loaded_end) = load_newest(settings, &mut catalogue, recovery.base())?;
 
@@ -472,13 +489,17 @@ fn load_newest(
             Ok(()) => {
                 // Read through just now: retention need not read it again.
                 if let Err(e) = catalogue.mark_verified(entry.start(), wall_now()) {
-                    tracing::warn!("the manifest of the snapshots can't be written: {e}");
+                    tracing::warn!("the manifest of the snapshots can't be written: {}", with_causes(&e));
                 }
                 return Ok((tree, applier, entry.end()));
             }
             // The disk's fault, or a newer format, says nothing against the file: an older one would hide it.
             Err(why) if !why.is_damage() => {
-                return Err(Failure::DataDir(format!("{} can't be read: {why}", entry.name())));
+                return Err(Failure::DataDir(format!(
+                    "{} can't be read: {}",
+                    entry.name(),
+                    with_causes(&why)
+                )));
             }
             Err(why) => {
                 tracing::error!(snapshot = entry.name(), "unusable, the one before it is tried: {why}");

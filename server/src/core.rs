@@ -222,6 +222,13 @@ impl Core {
     /// The log has or has no space.
     pub fn set_log_full(&self, full: bool) {
         if self.log_full.swap(full, Ordering::Relaxed) != full {
+            if full {
+                tracing::warn!(
+                    "the log's disk is full: writes are refused until there is room, reads and pings go on"
+                );
+            } else {
+                tracing::info!("the log has room again: writes are taken");
+            }
             self.inbox.lock().items.push(Item::LogFull(full));
             self.pump();
         }

@@ -2,7 +2,7 @@
 //! Falconer's own. Apache's files are read and never changed; until the superblock is written, which is last, the
 //! directory is Apache's, and a crash in between lets the next start begin again.
 
-use crate::boot::{Failure, Nobody, tree_config, unfit};
+use crate::boot::{Failure, Nobody, tree_config, unfit, with_causes};
 use crate::log::random;
 use crate::snapshots::Snapshots;
 use config::Settings;
@@ -83,7 +83,7 @@ pub fn import_apache(
 
     let cluster = random().max(1);
     let catalogue = Catalogue::open(snapshot_dir.clone(), None)
-        .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {e}")))?;
+        .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {}", with_causes(&e))))?;
     let own = Snapshots::new(snapshot_dir.clone(), catalogue, cluster, server);
     own.write(&tree, &|| WallMs(0), &AtomicBool::new(false), None)
         .map_err(|e| Failure::DataDir(format!("the imported state can't be written: {e}")))?;

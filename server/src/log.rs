@@ -4,6 +4,7 @@
 //! free: a lonely write then wakes no other thread. What waits after that one write is the log thread's, which
 //! writes batch after batch until the queue is empty. While a commit is slow, event loops leave the log alone.
 
+use crate::boot::with_causes;
 use crate::core::Core;
 use crate::event_loop::Message;
 use crate::snapshots::{BYTES_PER_SECOND, Snapshots};
@@ -372,8 +373,8 @@ impl LogQueue {
                     self.retire(core);
                 }
                 Err(crate::snapshots::Failure::Stopped) => return,
-                Err(e) => {
-                    tracing::error!("no snapshot was written, the log keeps everything: {e}");
+                Err(crate::snapshots::Failure::Write(e)) => {
+                    tracing::error!("no snapshot was written, the log keeps everything: {}", with_causes(&e));
                 }
             }
         }
@@ -385,7 +386,10 @@ impl LogQueue {
         let needed_after: Zxid = match self.snapshots.retire(core, keep) {
             Ok(Some(zxid)) => zxid,
             Ok(None) => return,
-            Err(e) => return tracing::error!("old snapshots stay, a newer one could not be verified: {e}"),
+            Err(e) => {
+                let e = with_causes(&e);
+                return tracing::error!("old snapshots stay, a newer one could not be verified: {e}");
+            }
         };
         let mut writer = self.writer.lock();
         let Some(purge) = writer.appender.purgeable(needed_after) else { return };
@@ -414,6 +418,9 @@ impl LogQueue {
 
 /// A failed write of the log is final (fsync is never asked twice): nothing more is acknowledged.
 fn die(e: &wal::Error) -> ! {
-    tracing::error!("the log can't be written, the server stops and acknowledges nothing more: {e}");
+    tracing::error!(
+        "the log can't be written, the server stops and acknowledges nothing more: {}",
+        with_causes(e)
+    );
     std::process::exit(i32::from(crate::boot::Failure::LOG_WRITE));
 }

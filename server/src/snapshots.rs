@@ -59,7 +59,8 @@ impl Snapshots {
         Snapshots { dir, catalogue: Mutex::new(catalogue), cluster, server }
     }
 
-    /// Writes a snapshot of `tree` as it is from now on, and returns its size in bytes. `bytes_per_second` bounds
+    /// Writes a snapshot of `tree` as it is from now on, and returns its uncompressed size in bytes: what it
+    /// cost. `bytes_per_second` bounds
     /// the pace, uncompressed.
     pub fn write(
         &self,
@@ -108,17 +109,16 @@ impl Snapshots {
         let digest =
             tree.config().digest_enabled.then_some(Digest { version: DIGEST_VERSION as u32, value: digest });
         let entry = writer.finish(end, digest, now()).map_err(Failure::Write)?;
-        let size = entry.bytes();
         tracing::info!(
             snapshot = entry.name(),
             end = %end,
-            bytes = size,
+            bytes = entry.bytes(),
             uncompressed = bytes,
             ms = started.elapsed().as_millis() as u64,
             "snapshot written"
         );
         self.catalogue.lock().add(entry);
-        Ok(size)
+        Ok(bytes)
     }
 
     /// Removes the snapshots that `keep` newer verified ones make redundant. Returns the zxid from which on the log
