@@ -374,8 +374,8 @@ pub enum WriteOp<'a> {
 impl<'a> WriteOp<'a> {
     /// Decodes the body of a write that a client sent. `None`: `op` is not a write that clients may send.
     ///
-    /// An undecodable single write is an error and takes no zxid; an undecodable multi is
-    /// [`WriteOp::BadMulti`] (semantics, section 2).
+    /// An undecodable single write is an error and takes no zxid, as is a multi with a create without an ACL
+    /// list; any other undecodable multi is [`WriteOp::BadMulti`] (semantics, section 2).
     pub fn decode(op: OpCode, r: &mut Reader<'a>) -> Option<Result<WriteOp<'a>, DecodeError>> {
         Some(match op {
             OpCode::Create => Self::decode_create(CreateOp::Create, r),
@@ -389,7 +389,11 @@ impl<'a> WriteOp<'a> {
             OpCode::SetAcl => {
                 (|| Ok(WriteOp::SetAcl { path: path(r)?, acl: AclBytes::decode(r)?, version: r.i32()? }))()
             }
-            OpCode::Multi => Ok(decode_multi(r).map_or(WriteOp::BadMulti, WriteOp::Multi)),
+            OpCode::Multi => match decode_multi(r) {
+                Ok(ops) => Ok(WriteOp::Multi(ops)),
+                Err(BadMulti::NoAcl(why)) => Err(why),
+                Err(BadMulti::Malformed) => Ok(WriteOp::BadMulti),
+            },
             OpCode::Reconfig => (|| {
                 Ok(WriteOp::Reconfig {
                     joining: r.string()?,
@@ -458,10 +462,24 @@ impl MultiHeader {
     }
 }
 
-fn decode_multi<'a>(r: &mut Reader<'a>) -> Result<Vec<MultiOp<'a>>, DecodeError> {
+/// Why a multi can't be decoded; of several reasons the first counts.
+enum BadMulti {
+    /// A create without an ACL list, which takes no zxid: Apache meets it as a null pointer, past the place where
+    /// it gives one to what can't be decoded.
+    NoAcl(DecodeError),
+    /// Anything else.
+    Malformed,
+}
+
+impl From<DecodeError> for BadMulti {
+    fn from(_: DecodeError) -> BadMulti {
+        BadMulti::Malformed
+    }
+}
+
+fn decode_multi<'a>(r: &mut Reader<'a>) -> Result<Vec<MultiOp<'a>>, BadMulti> {
     let mut ops = Vec::new();
     loop {
-        let offset = r.offset();
         let h = MultiHeader::decode(r)?;
         if h.done {
             return Ok(ops);
@@ -476,7 +494,7 @@ fn decode_multi<'a>(r: &mut Reader<'a>) -> Result<Vec<MultiOp<'a>>, DecodeError>
                 MultiOp::SetData { path: path(r)?, data: r.buffer()?, version: r.i32()? }
             }
             Some(OpCode::Check) => MultiOp::Check { path: path(r)?, version: r.i32()? },
-            _ => return Err(DecodeError::Value { offset, found: h.op.into() }),
+            _ => return Err(BadMulti::Malformed),
         });
     }
 }
@@ -484,7 +502,7 @@ fn decode_multi<'a>(r: &mut Reader<'a>) -> Result<Vec<MultiOp<'a>>, DecodeError>
 /// Inside a multi the flags have a say in the kind of znode, unlike outside: a create with the flags of a
 /// container makes one, and a createTTL without the flags of a TTL is a plain create. Flags that are unknown, or
 /// ask for a TTL where none is given, and a null ACL spoil the whole request, not the one operation.
-fn multi_create<'a>(op: CreateOp, r: &mut Reader<'a>) -> Result<Create<'a>, DecodeError> {
+fn multi_create<'a>(op: CreateOp, r: &mut Reader<'a>) -> Result<Create<'a>, BadMulti> {
     let offset = r.offset();
     let mut c = decode_create(op, r)?;
     let mode = CreateMode::from_flags(c.flags);
@@ -496,13 +514,15 @@ fn multi_create<'a>(op: CreateOp, r: &mut Reader<'a>) -> Result<Create<'a>, Deco
         return Ok(c);
     }
     match mode {
-        Some(mode) if !mode.is_ttl() && !c.acl.is_null() => {
+        None => Err(BadMulti::Malformed),
+        Some(_) if c.acl.is_null() => Err(BadMulti::NoAcl(DecodeError::Value { offset, found: -1 })),
+        Some(mode) if mode.is_ttl() => Err(BadMulti::Malformed),
+        Some(mode) => {
             if mode == CreateMode::Container {
                 c.op = CreateOp::Container;
             }
             Ok(c)
         }
-        _ => Err(DecodeError::Value { offset, found: c.flags.into() }),
     }
 }
 
@@ -962,6 +982,55 @@ mod tests {
             hex("00000033 00000006 0000000000000004 00000000 ffffffff 00 ffffff99 ffffff99 ffffffff 00 fffffffe
                  fffffffe ffffffff 01 ffffffff")
         );
+    }
+
+    #[test]
+    fn the_flags_and_the_acl_of_a_create_decide_about_the_whole_multi() {
+        #[derive(PartialEq, Debug)]
+        enum Read {
+            As(CreateOp),
+            Bad,
+            Refused,
+        }
+        let acl: &[u8] = &hex("00000001 0000001f 00000005 776f726c64 00000006 616e796f6e65");
+        let null: &[u8] = &hex("ffffffff");
+        for (op, flags, acl, wanted) in [
+            (OpCode::Create, 0, acl, Read::As(CreateOp::Create)),
+            (OpCode::Create, 4, acl, Read::As(CreateOp::Container)),
+            (OpCode::Create2, 3, acl, Read::As(CreateOp::Create2)),
+            (OpCode::CreateContainer, 0, acl, Read::As(CreateOp::Container)),
+            (OpCode::CreateTtl, 5, acl, Read::As(CreateOp::Ttl)),
+            (OpCode::CreateTtl, 5, null, Read::As(CreateOp::Ttl)),
+            (OpCode::CreateTtl, 0, acl, Read::As(CreateOp::Create)),
+            (OpCode::CreateTtl, 9, null, Read::As(CreateOp::Create)),
+            (OpCode::CreateTtl, 4, acl, Read::As(CreateOp::Container)),
+            (OpCode::Create, 7, acl, Read::Bad),
+            (OpCode::Create, -1, null, Read::Bad),
+            (OpCode::CreateContainer, 5, acl, Read::Bad),
+            (OpCode::Create2, 6, acl, Read::Bad),
+            (OpCode::Create2, 6, null, Read::Refused),
+            (OpCode::Create, 0, null, Read::Refused),
+        ] {
+            let mut body = Vec::new();
+            put_multi_header(&mut body, op.wire(), -1);
+            body.extend(hex("00000002 2f61 ffffffff"));
+            body.extend(acl);
+            body.put_i32(flags);
+            if op == OpCode::CreateTtl {
+                body.put_i64(77);
+            }
+            put_multi_end(&mut body);
+            let found = match WriteOp::decode(OpCode::Multi, &mut Reader::new(&body)).unwrap() {
+                Ok(WriteOp::Multi(ops)) => match &ops[..] {
+                    [MultiOp::Create(c)] => Read::As(c.op),
+                    _ => panic!("{ops:?}"),
+                },
+                Ok(WriteOp::BadMulti) => Read::Bad,
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => Read::Refused,
+            };
+            assert_eq!(found, wanted, "{op:?} with flags {flags} and ACL {acl:?}");
+        }
     }
 
     #[test]
