@@ -320,10 +320,11 @@ fn text(path: &[u8]) -> Box<str> {
     std::str::from_utf8(path).expect("paths are text when they come in").into()
 }
 
-/// The metadata of the built-in znodes: all zero but for the configuration's.
+/// The metadata of the built-in znodes: all zero but for the ACL version of the configuration's. The data version
+/// of that one becomes −1 too where an ensemble sets it (`set_config`), not on a server alone.
 fn built_in() -> [(&'static str, AclBytes<'static>, StatPersisted); 4] {
     let zero = StatPersisted::default();
-    let config = StatPersisted { version: -1, aversion: -1, ..zero };
+    let config = StatPersisted { aversion: -1, ..zero };
     [
         ("/", proto::acl::OPEN, zero),
         ("/zookeeper", proto::acl::OPEN, zero),

@@ -68,7 +68,7 @@ impl Plain {
             znodes.insert(path.to_string(), znode(&open));
         }
         let mut config = znode(&vec![(1, "world".into(), "anyone".into())]);
-        (config.stat.version, config.stat.aversion) = (-1, -1);
+        config.stat.aversion = -1;
         znodes.insert("/zookeeper/config".into(), config);
         Plain { rules, znodes, sessions: BTreeMap::new() }
     }
