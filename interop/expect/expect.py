@@ -140,11 +140,41 @@ def creates_in_a_multi_answer_with_stat(s, base):
 def malformed_members_fail_the_multi(s, base):
     """since 3.9.0"""
     one = s.session()
-    one.create(base)
-    for record in (wire.create_record(base + "/x", flags=9), wire.create_record(base + "/x", entries=None)):
-        want(one.multi([(wire.SET_DATA, path(base) + wire.buffer(b"new") + wire.i32(-1)), (wire.CREATE, record)]).err,
-             wire.MARSHALLING_ERROR, "a multi with a malformed member")
+    before = one.create(base).zxid
+    first = (wire.SET_DATA, path(base) + wire.buffer(b"new") + wire.i32(-1))
+    for what, op, flags, entries, zxids in (
+            ("unknown flags", wire.CREATE, 9, wire.OPEN_ACL, 1),
+            ("no ACL list", wire.CREATE, 0, None, 0),
+            ("unknown flags and no ACL list", wire.CREATE2, -1, None, 1),
+            ("flags of a TTL", wire.CREATE, 5, wire.OPEN_ACL, 1),
+            ("flags of a TTL", wire.CREATE_CONTAINER, 6, wire.OPEN_ACL, 1),
+            ("flags of a TTL and no ACL list", wire.CREATE2, 6, None, 0)):
+        record = wire.create_record(base + "/x", flags=flags, entries=entries)
+        want(one.multi([first, (op, record)]).err, wire.MARSHALLING_ERROR, f"a multi with {what}")
+        before += zxids
+        want(one.ping().zxid, before, f"zxid after a multi with {what}")
     want(one.get(base).body["data"], b"", "nothing of it was done")
+
+
+def flags_speak_in_a_multi(s, base):
+    one = s.session()
+    one.create(base)
+
+    def kind(op, flags, more=b""):
+        (result,) = one.multi([(op, wire.create_record(base + "/x", flags=flags) + more)]).body["results"]
+        one.delete(base + "/x")
+        return result[0]
+
+    want(kind(wire.CREATE_CONTAINER, 0), wire.CREATE2, "createContainer with plain flags")
+    want(kind(wire.CREATE, 4), wire.CREATE2, "a create with a container's flags")
+    want(kind(wire.CREATE_TTL, 5, wire.i64(1000000)), wire.CREATE2, "createTTL")
+    want(kind(wire.CREATE_TTL, 0, wire.i64(77)), wire.CREATE, "createTTL with plain flags")
+
+
+def the_configuration_counts_from_zero(s, base):
+    """on a server alone"""
+    stat = s.session().get("/zookeeper/config").body["stat"]
+    want((stat["version"], stat["aversion"]), (0, -1), "versions of the configuration's znode")
 
 
 def check_outside_a_multi_is_refused(s, base):
@@ -256,7 +286,8 @@ def four_letter_words_answer(s, base):
 
 CHECKS = [event_carries_the_zxid_of_its_change, exists_asks_for_read, events_are_filtered_by_read,
           undecodable_writes_take_no_zxid, watches_are_checked_exactly, watch_modes_are_a_set,
-          creates_in_a_multi_answer_with_stat, malformed_members_fail_the_multi, check_outside_a_multi_is_refused,
+          creates_in_a_multi_answer_with_stat, malformed_members_fail_the_multi, flags_speak_in_a_multi,
+          the_configuration_counts_from_zero, check_outside_a_multi_is_refused,
           addresses_of_version_six_are_acls, sessions_expire_late_never_early, a_wrong_password_harms_nobody,
           an_event_precedes_the_reply_that_shows_it, events_of_a_multi_come_in_order, four_letter_words_answer]
 

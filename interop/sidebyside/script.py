@@ -86,11 +86,6 @@ class Generator:
     def any_path(self, tops=TOPS):
         return self.rng.choice(BAD_PATHS) if self.rng.random() < 0.08 else self.path(tops)
 
-    def plain_path(self):
-        """Any but the one whose version depends on the server's version."""
-        path = self.any_path()
-        return "/o1" if path == "/zookeeper/config" else path
-
     def acl(self, path):
         roll = self.rng.random()
         if roll < 0.08:
@@ -134,20 +129,19 @@ class Generator:
 
     def single_write(self, in_multi=False):
         roll = self.rng.random()
-        path = self.plain_path() if in_multi else self.any_path()
+        path = self.any_path()
         if roll < 0.5:
             return self.create(in_multi)
         if roll < 0.7:
             return {"op": "delete", "path": path, "version": self.version()}
-        return {"op": "setData", "path": path, "data": self.data(),
-                "version": -1 if path == "/zookeeper/config" else self.version()}
+        return {"op": "setData", "path": path, "data": self.data(), "version": self.version()}
 
     def multi(self):
         rng = self.rng
         ops = []
         for _ in range(rng.choice([0, 1, 2, 2, 3, 3, 4, 6])):
             if rng.random() < 0.2:
-                ops.append({"op": "check", "path": self.plain_path(), "version": self.version()})
+                ops.append({"op": "check", "path": self.any_path(), "version": self.version()})
             else:
                 ops.append(self.single_write(in_multi=True))
         if rng.random() < 0.03:
