@@ -382,7 +382,7 @@ pub static KEYS: &[Key] = &[
     key(Storage, "autopurge.snapRetainCount", File, FileInt(-I32, I32), "3", Honoured, "snapshots kept, at least 3, and the log they need"),
     key(Storage, "autopurge.purgeInterval", File, FileInt(-I32, I32), "", Honoured, "0 and less: nothing is ever removed; absent or a number of hours: what retention allows to go is removed after each snapshot, whatever the number"),
     key(Storage, "snapCount", Both, Int(2, I32), "100000", Honoured, "a snapshot is due after between half of this and this many transactions, once the log since the last snapshot is larger than what that holds, uncompressed"),
-    key(Storage, "snapSizeLimitInKb", Both, Int(-1, KB_MAX), "262144", Honoured, "the same rule by bytes of log; 0 and less is off. ZooKeeper's default is 4194304: a smaller one keeps restarts short"),
+    key(Storage, "snapSizeLimitInKb", Both, Int(-1, KB_MAX), "131072", Honoured, "the same rule by bytes of log; 0 and less is off. ZooKeeper's default is 4194304: a smaller one keeps restarts short"),
     key(Storage, "datadir.autocreate", Both, Bool, "true", Honoured, "false: a missing data directory is an error"),
     unread(Storage, "db.autocreate", "true", Ignored, "not available in this version: a blank directory is a blank server"),
     key(Storage, "snapshot.trust.empty", Both, Bool, "false", Honoured, "import a version-2 directory that has logs but no snapshot"),
