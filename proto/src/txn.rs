@@ -300,7 +300,8 @@ impl<'a> Txn<'a> {
                 out.put_i32(*version);
             }
             Txn::CreateSession { timeout_ms } => out.put_i32(*timeout_ms),
-            Txn::CloseSession { paths: None } => {}
+            // A null list, not an absent body: whatever follows could be taken for the list.
+            Txn::CloseSession { paths: None } => out.put_i32(-1),
             Txn::CloseSession { paths: Some(paths) } => {
                 out.put_count(paths.len());
                 paths.iter().for_each(|p| out.put_str(p));
@@ -576,6 +577,13 @@ mod tests {
         TxnDigest { version: 2, tree: 5 }.encode(&mut out);
         let r = Record::decode(&out).unwrap();
         assert_eq!((r.txn, r.digest.map(|d| d.tree)), (Txn::CloseSession { paths: None }, Some(5)));
+
+        // A null list before a digest of another version comes back as what it was, and not as a list.
+        let digest = Some(TxnDigest { version: 1, tree: 5 });
+        let record = Record { header, txn: Txn::CloseSession { paths: None }, digest };
+        let mut out = Vec::new();
+        record.encode(&mut out);
+        assert_eq!(Record::decode(&out).unwrap(), record);
     }
 
     #[test]
