@@ -40,7 +40,7 @@ impl LoopHandle {
     /// Leaves a message and wakes the loop, once for all messages until it looks.
     pub fn send(&self, message: Message) {
         self.mailbox.lock().push(message);
-        if !self.notified.swap(true, Ordering::AcqRel) {
+        if !self.notified.swap(true, Ordering::SeqCst) {
             // A waker fails only when the loop is gone, and then nobody needs the message.
             let _ = self.waker.wake();
         }
@@ -218,7 +218,7 @@ impl EventLoop {
 
     fn read_mail(&mut self, core: &Core, now: Instant) {
         let handle = &core.loops[self.index];
-        handle.notified.store(false, Ordering::Release);
+        handle.notified.store(false, Ordering::SeqCst);
         for message in std::mem::take(&mut *handle.mailbox.lock()) {
             match message {
                 Message::Adopt(stream, peer) => self.adopt(core, now, stream, peer),

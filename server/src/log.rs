@@ -135,7 +135,7 @@ impl LogQueue {
     /// Records for the log, behind those that wait.
     pub fn push(&self, batch: Arc<RecordBatch>) {
         self.queue.lock().push_back(batch);
-        self.queued.fetch_add(1, Ordering::Release);
+        self.queued.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The record of `epoch` is to be made durable.
@@ -151,7 +151,7 @@ impl LogQueue {
     /// Writes what waits, if the log is free and `alone`, the calling loop, has nothing else to do; else leaves it
     /// to the log thread.
     pub fn write_inline(&self, core: &Core, alone: bool) {
-        if self.queued.load(Ordering::Acquire) == 0 || self.busy.load(Ordering::Acquire) {
+        if self.queued.load(Ordering::SeqCst) == 0 || self.busy.load(Ordering::SeqCst) {
             return;
         }
         let fast = self.commit_us.load(Ordering::Relaxed) < INLINE_MAX_US;
@@ -165,7 +165,7 @@ impl LogQueue {
                 core.pump();
             }
         }
-        if self.queued.load(Ordering::Acquire) > 0 {
+        if self.queued.load(Ordering::SeqCst) > 0 {
             self.wake_thread();
         }
     }
@@ -201,9 +201,10 @@ impl LogQueue {
             let epoch = {
                 let mut wake = self.wake.lock();
                 if !wake.work {
-                    self.busy.store(false, Ordering::Release);
-                    // A batch that came before the flag fell would have seen it up: look once more.
-                    if self.queued.load(Ordering::Acquire) == 0 {
+                    self.busy.store(false, Ordering::SeqCst);
+                    // A batch that came before the flag fell would have seen it up: look once more. Both sides
+                    // store one and load the other, so nothing weaker than SeqCst rules out that both miss.
+                    if self.queued.load(Ordering::SeqCst) == 0 {
                         self.woken.wait_for(&mut wake, IDLE);
                     }
                 }
@@ -213,11 +214,11 @@ impl LogQueue {
             if let Some(epoch) = epoch {
                 self.enter_epoch(core, epoch);
             }
-            if self.queued.load(Ordering::Acquire) == 0 {
+            if self.queued.load(Ordering::SeqCst) == 0 {
                 let mut writer = self.writer.lock();
                 if writer.waiting.is_empty() {
                     self.rest(core, writer);
-                    if core.stopping.load(Ordering::Acquire) && self.queued.load(Ordering::Acquire) == 0 {
+                    if core.stopping.load(Ordering::Acquire) && self.queued.load(Ordering::SeqCst) == 0 {
                         return;
                     }
                     continue;
@@ -227,7 +228,7 @@ impl LogQueue {
                 self.hand_over(core, written);
                 continue;
             }
-            self.busy.store(true, Ordering::Release);
+            self.busy.store(true, Ordering::SeqCst);
             let written = self.write(core, &mut self.writer.lock());
             self.hand_over(core, written);
         }
@@ -238,13 +239,13 @@ impl LogQueue {
         if !written {
             return;
         }
-        if self.queued.load(Ordering::Acquire) > 0 {
+        if self.queued.load(Ordering::SeqCst) > 0 {
             let next = self.next_event_loop.fetch_add(1, Ordering::Relaxed) % core.loops.len();
             core.loops[next].send(Message::Pump);
         } else {
             core.pump();
         }
-        if self.queued.load(Ordering::Acquire) > 0 {
+        if self.queued.load(Ordering::SeqCst) > 0 {
             self.wake_thread();
         }
     }
@@ -281,7 +282,7 @@ impl LogQueue {
     fn write(&self, core: &Core, writer: &mut Writer) -> bool {
         {
             let mut queue = self.queue.lock();
-            self.queued.fetch_sub(queue.len(), Ordering::AcqRel);
+            self.queued.fetch_sub(queue.len(), Ordering::SeqCst);
             writer.waiting.append(&mut queue);
         }
         if writer.waiting.is_empty() {
