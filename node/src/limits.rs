@@ -14,3 +14,7 @@ pub const IN_FLIGHT_BYTES: usize = 64 << 20;
 
 /// Containers handed to the reaper in one go; the rest are found again at the next round.
 pub const REAP_BATCH: usize = 10_000;
+
+/// How far behind its schedule the reaper may be and still catch up, in ns: more than ticks are usually late,
+/// and at the default of ten thousand a minute no more than 17 removals at once.
+pub const REAP_CATCH_UP_NS: u64 = 100_000_000;

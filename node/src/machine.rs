@@ -147,9 +147,17 @@ enum Origin {
     Server,
 }
 
-/// A write that waits for a zxid of the next epoch.
+/// What waits for the next epoch, in the order in which it came.
 #[derive(Debug)]
-struct Deferred {
+enum Deferred {
+    /// A write: no zxid is left for it.
+    Write(DeferredWrite),
+    /// A sync behind such a write.
+    Sync { conn: ConnId, xid: Xid, path: Box<str> },
+}
+
+#[derive(Debug)]
+struct DeferredWrite {
     origin: Origin,
     session: SessionId,
     cxid: Xid,
@@ -163,6 +171,15 @@ enum DeferredOp {
     CreateSession(i32),
     CloseSession,
     DeleteContainer(String),
+}
+
+/// Who asks for a write.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    origin: Origin,
+    session: SessionId,
+    cxid: Xid,
+    identity: &'a Identity,
 }
 
 /// A sync that waits for the proposals before it.
@@ -187,7 +204,7 @@ pub struct Node {
     sealed: VecDeque<(Arc<RecordBatch>, usize)>,
     /// Who waits, one entry for each record that is not applied, in zxid order.
     origins: VecDeque<Origin>,
-    /// Bytes of the records that are not applied.
+    /// Bytes of the records that are not applied, and of the requests that are deferred.
     in_flight_bytes: usize,
     durable: Zxid,
     sessions: Sessions,
@@ -197,8 +214,10 @@ pub struct Node {
     syncs: VecDeque<PendingSync>,
     deferred: VecDeque<Deferred>,
     reaper: Reaper,
-    /// When something was applied last, or the log became busy: a log that makes no progress holds expiry.
+    /// When something was applied last, or the log became busy.
     progress: Instant,
+    /// Nobody expires before: the log, or the whole server, has stood still, and clients could not be heard.
+    held_until: Instant,
     log_full: bool,
 }
 
@@ -238,6 +257,7 @@ impl Node {
                 next_removal: now.mono,
             },
             progress: now.mono,
+            held_until: now.mono,
             log_full: false,
             config,
             tree,
@@ -252,13 +272,23 @@ impl Node {
             Input::Write { conn, session, xid, identity, op, body } => {
                 let origin = Origin::Client { conn, xid };
                 if self.broadcast.next_zxid().is_none() {
+                    self.in_flight_bytes += body.len();
                     let op = DeferredOp::Client(op, body.into());
-                    self.deferred.push_back(Deferred { origin, session, cxid: xid, identity, op });
+                    let write = DeferredWrite { origin, session, cxid: xid, identity, op };
+                    self.deferred.push_back(Deferred::Write(write));
                 } else {
-                    self.propose_client(now, origin, session, xid, &identity, op, body);
+                    let asked = Asked { origin, session, cxid: xid, identity: &identity };
+                    self.propose_client(now, asked, op, body);
                 }
             }
-            Input::Sync { conn, xid, path } => self.handle_sync(conn, xid, path, clients),
+            Input::Sync { conn, xid, path } => {
+                if self.deferred.is_empty() {
+                    self.place_sync(conn, xid, path, clients);
+                } else {
+                    self.in_flight_bytes += path.len();
+                    self.deferred.push_back(Deferred::Sync { conn, xid, path: path.into() });
+                }
+            }
             Input::Disconnected { conn, session } => {
                 if let Some(s) = session.and_then(|id| self.sessions.get_mut(id))
                     && s.conn == Some(conn)
@@ -275,13 +305,20 @@ impl Node {
             }
             Input::EpochPersisted(epoch) => {
                 self.broadcast.epoch_durable(epoch);
-                while self.broadcast.next_zxid().is_some()
-                    && let Some(d) = self.deferred.pop_front()
-                {
-                    self.propose_deferred(now, d);
+                while let Some(d) = self.deferred.pop_front() {
+                    match d {
+                        Deferred::Write(write) => self.propose_deferred(now, write),
+                        Deferred::Sync { conn, xid, path } => {
+                            self.in_flight_bytes -= path.len();
+                            self.place_sync(conn, xid, &path, clients);
+                        }
+                    }
                 }
             }
-            Input::LogFull(full) => self.log_full = full,
+            Input::LogFull(full) => {
+                self.log_full = full;
+                self.hold_expiry(now);
+            }
             Input::Tick => self.handle_tick(now),
         }
     }
@@ -344,6 +381,10 @@ impl Node {
             if self.log_full {
                 return clients.close(conn, CloseReason::ClientAhead);
             }
+            // A wall clock that was set back before this start could lead to the ids of sessions that live on.
+            while self.sessions.get(self.next_session).is_some() {
+                self.next_session = next_session_id(self.next_session);
+            }
             let session = self.next_session;
             self.next_session = next_session_id(session);
             return self.propose_own(
@@ -367,7 +408,7 @@ impl Node {
     }
 
     /// Under a leader of its own, a server's sync only has to stand behind everything proposed before it.
-    fn handle_sync(&mut self, conn: ConnId, xid: Xid, path: &str, clients: &dyn Clients) {
+    fn place_sync(&mut self, conn: ConnId, xid: Xid, path: &str, clients: &dyn Clients) {
         let after = self.broadcast.proposed();
         if self.origins.is_empty() {
             return clients.reply(conn, xid, self.tree.applied(), &WriteReply::Path(path));
@@ -376,26 +417,34 @@ impl Node {
     }
 
     fn handle_tick(&mut self, now: Now) {
-        // While the log stands still, clients whose frames wait behind it can't be heard: nobody expires, and
-        // for one tick after it moves again.
-        let stalled =
-            !self.origins.is_empty() && now.mono.as_ms() > self.progress.as_ms() + self.config.tick_ms;
-        if stalled {
-            self.progress = Instant::from_ms(now.mono.as_ms() - self.config.tick_ms);
+        let tick_ms = self.config.tick_ms;
+        // While the log stands still, clients whose frames wait behind it can't be heard. A tick that comes late
+        // means that the server itself was stopped, and what clients have sent meanwhile is not read yet.
+        let late = self.sessions.next_timeout().is_some_and(|due| now.mono > due.plus_ms(tick_ms));
+        if late || self.log_full || self.is_stalled(now) {
+            self.hold_expiry(now);
         }
-        for session in self.sessions.expire(now.mono, stalled || self.log_full) {
+        let hold = now.mono < self.held_until;
+        for session in self.sessions.expire(now.mono, hold) {
             self.propose_own(now, Origin::Server, session, DeferredOp::CloseSession);
         }
         if now.mono >= self.reaper.next_check {
             self.reaper.next_check = now.mono.plus_ms(self.config.container_check_ms);
-            if self.reaper.due.is_empty() && !self.log_full {
+            // While the log stands still, what was proposed already would be found again.
+            if self.reaper.due.is_empty() && !hold {
                 let never_used_ms = self.config.container_never_used_ms;
                 self.reaper.due =
                     self.tree.due_containers(now.wall, never_used_ms, limits::REAP_BATCH).into();
                 self.reaper.next_removal = now.mono;
             }
         }
+        if hold || self.is_saturated() {
+            self.reaper.next_removal = self.reaper.next_removal.max(now.mono.plus_ms(tick_ms));
+        }
+        // Ticks come some ms late, which is made good; after a longer time nothing is.
         let spacing_ns = 60_000_000_000 / u64::from(self.config.containers_per_minute.max(1));
+        let oldest = Instant(now.mono.0.saturating_sub(limits::REAP_CATCH_UP_NS.max(spacing_ns)));
+        self.reaper.next_removal = self.reaper.next_removal.max(oldest);
         while now.mono >= self.reaper.next_removal
             && let Some(path) = self.reaper.due.pop_front()
         {
@@ -404,58 +453,54 @@ impl Node {
         }
     }
 
-    fn propose_client(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        session: SessionId,
-        cxid: Xid,
-        identity: &Identity,
-        op: OpCode,
-        body: &[u8],
-    ) {
+    /// Whether the log has work and has made no progress for a tick.
+    fn is_stalled(&self, now: Now) -> bool {
+        !self.origins.is_empty() && now.mono > self.progress.plus_ms(self.config.tick_ms)
+    }
+
+    /// Nobody expires for a tick from now on.
+    fn hold_expiry(&mut self, now: Now) {
+        self.held_until = now.mono.plus_ms(self.config.tick_ms);
+    }
+
+    fn propose_client(&mut self, now: Now, asked: Asked<'_>, op: OpCode, body: &[u8]) {
         let op = WriteOp::decode(op, &mut Reader::new(body))
             .and_then(Result::ok)
             .expect("the connection decoded this body before it took a place in the gate");
         if op == WriteOp::CloseSession
-            && let Some(s) = self.sessions.get_mut(session)
+            && let Some(s) = self.sessions.get_mut(asked.session)
         {
             s.closing = true;
         }
-        self.propose(now, origin, session, cxid, identity, &op);
+        self.propose(now, asked, &op);
     }
 
     /// Proposes one of the server's own requests, or keeps it until the next epoch is open.
     fn propose_own(&mut self, now: Now, origin: Origin, session: SessionId, op: DeferredOp) {
-        let d = Deferred { origin, session, cxid: Xid(0), identity: self.own.clone(), op };
+        let write = DeferredWrite { origin, session, cxid: Xid(0), identity: self.own.clone(), op };
         if self.broadcast.next_zxid().is_none() {
-            self.deferred.push_back(d);
+            self.deferred.push_back(Deferred::Write(write));
         } else {
-            self.propose_deferred(now, d);
+            self.propose_deferred(now, write);
         }
     }
 
-    fn propose_deferred(&mut self, now: Now, d: Deferred) {
+    fn propose_deferred(&mut self, now: Now, d: DeferredWrite) {
+        let asked = Asked { origin: d.origin, session: d.session, cxid: d.cxid, identity: &d.identity };
         let op = match d.op {
             DeferredOp::Client(op, body) => {
-                return self.propose_client(now, d.origin, d.session, d.cxid, &d.identity, op, &body);
+                self.in_flight_bytes -= body.len();
+                return self.propose_client(now, asked, op, &body);
             }
             DeferredOp::CreateSession(timeout_ms) => WriteOp::CreateSession { timeout_ms },
             DeferredOp::CloseSession => WriteOp::CloseSession,
             DeferredOp::DeleteContainer(path) => WriteOp::DeleteContainer { path: path.into() },
         };
-        self.propose(now, d.origin, d.session, d.cxid, &d.identity, &op);
+        self.propose(now, asked, &op);
     }
 
-    fn propose(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        session: SessionId,
-        cxid: Xid,
-        identity: &Identity,
-        op: &WriteOp<'_>,
-    ) {
+    fn propose(&mut self, now: Now, asked: Asked<'_>, op: &WriteOp<'_>) {
+        let Asked { origin, session, cxid, identity } = asked;
         let zxid = self.broadcast.next_zxid().expect("callers have checked that a zxid is left");
         if self.origins.is_empty() {
             self.progress = now.mono;
@@ -471,22 +516,24 @@ impl Node {
 
     fn apply_committed(&mut self, now: Now, committed: Committed, clients: &dyn Clients) {
         assert!(committed.upto() <= self.durable, "a server shows only what it could not lose");
+        if self.is_stalled(now) {
+            self.hold_expiry(now);
+        }
         self.progress = now.mono;
-        while let Some((batch, next)) = self.sealed.front_mut() {
-            let Some((zxid, record)) = batch.get(*next) else {
-                self.sealed.pop_front();
-                continue;
-            };
-            if zxid > committed.upto() {
+        while let Some((batch, mut next)) = self.sealed.pop_front() {
+            while let Some((zxid, record)) = batch.get(next)
+                && zxid <= committed.upto()
+            {
+                next += 1;
+                let origin = self.origins.pop_front().expect("one origin for each record in flight");
+                self.in_flight_bytes -= record.len();
+                self.apply_one(now, zxid, record, origin, clients);
+                self.release_syncs(zxid, clients);
+            }
+            if next < batch.len() {
+                self.sealed.push_front((batch, next));
                 break;
             }
-            *next += 1;
-            let origin = self.origins.pop_front().expect("one origin for each record in flight");
-            self.in_flight_bytes -= record.len();
-            let batch = batch.clone();
-            let (zxid, record) = batch.get(*next - 1).unwrap_or((zxid, &[]));
-            self.apply_one(now, zxid, record, origin, clients);
-            self.release_syncs(zxid, clients);
         }
         self.prep.applied(committed.upto());
         assert_eq!(self.tree.applied(), committed.upto(), "everything committed is applied");
@@ -501,14 +548,10 @@ impl Node {
                 Origin::Handshake { conn } if failed => clients.connected(conn, Handshake::Refused),
                 Origin::Handshake { .. } | Origin::Server => {}
             }
-            match header.kind {
-                proto::txn::kind::CLOSE_SESSION => {
-                    if let Some(conn) = sessions.remove(header.session).and_then(|s| s.conn) {
-                        clients.close(conn, CloseReason::SessionClosed);
-                    }
-                }
-                proto::txn::kind::CREATE_SESSION => {}
-                _ => {}
+            if header.kind == proto::txn::kind::CLOSE_SESSION
+                && let Some(conn) = sessions.remove(header.session).and_then(|s| s.conn)
+            {
+                clients.close(conn, CloseReason::SessionClosed);
             }
         };
         self.applier
