@@ -323,7 +323,7 @@ pub static KEYS: &[Key] = &[
     key(Basics, "nio.sessionlessCnxnTimeout", Both, Int(1, I32), "10000", Honoured, "ms a connection may live without a session"),
 
     // --- Own
-    key(Section::Own, "falconer.jute.maxbuffer", Own, FileInt(1024, limits::REQUEST_BYTES_MAX), "", Honoured, "bytes of the largest request; at most 32 MiB, as what becomes of it has to fit one log segment; in this version a single change of more than 2 MiB is refused even so; wins over the property jute.maxbuffer"),
+    key(Section::Own, "falconer.jute.maxbuffer", Own, FileInt(1024, limits::REQUEST_BYTES_MAX), "", Honoured, "bytes of the largest request; at most 32 MiB, as what becomes of it has to fit one log segment; wins over the property jute.maxbuffer"),
     key(Section::Own, "falconer.readonlymode.enabled", Own, FileBool, "", Honoured, "wins over the property readonlymode.enabled"),
     key(Section::Own, "falconer.znode.container.checkIntervalMs", Own, FileInt(1, I32), "", Honoured, "wins over the property without prefix"),
     key(Section::Own, "falconer.znode.container.maxPerMinute", Own, FileInt(1, I32), "", Honoured, "wins over the property without prefix"),
@@ -332,7 +332,7 @@ pub static KEYS: &[Key] = &[
     key(Section::Own, "falconer.eventLoops", Own, FileInt(0, limits::EVENT_LOOPS_MAX), "0", Honoured, "threads that own client connections; 0 is one per core, at most 16"),
 
     // --- Properties without prefix
-    key(Properties, "jute.maxbuffer", Property, Int(1024, limits::REQUEST_BYTES_MAX), "1048575", Honoured, "bytes of the largest request; at most 32 MiB, as what becomes of it has to fit one log segment; in this version a single change of more than 2 MiB is refused even so; in zoo.cfg write falconer.jute.maxbuffer"),
+    key(Properties, "jute.maxbuffer", Property, Int(1024, limits::REQUEST_BYTES_MAX), "1048575", Honoured, "bytes of the largest request; at most 32 MiB, as what becomes of it has to fit one log segment; in zoo.cfg write falconer.jute.maxbuffer"),
     key(Properties, "readonlymode.enabled", Property, ExactTrue, "false", Honoured, "answers isro whatever the whitelist says; a server alone is never cut off from a quorum; in zoo.cfg write falconer.readonlymode.enabled"),
     key(Properties, "znode.container.checkIntervalMs", Property, Int(1, I32), "60000", Honoured, "ms between searches for empty containers and expired znodes; in zoo.cfg write falconer.znode.container.checkIntervalMs"),
     key(Properties, "znode.container.maxPerMinute", Property, Int(1, I32), "10000", Honoured, "containers and expired znodes deleted per minute; in zoo.cfg write falconer.znode.container.maxPerMinute"),

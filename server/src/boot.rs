@@ -10,7 +10,7 @@ use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
 use crate::snapshots::{Snapshots, cluster_bytes};
 use crate::version;
-use config::{Membership, Retention, Settings, WalBackend};
+use config::{Retention, Settings, WalBackend};
 use engine::acl::{DigestScheme, Schemes, SuperDigest};
 use engine::{Applier, PrepConfig, Tree, TreeConfig};
 use node::{Config, Node};
@@ -114,13 +114,7 @@ struct Recovered {
 pub fn serve(settings: Settings) -> Result<(), Failure> {
     let settings = Arc::new(settings);
     let started = std::time::Instant::now();
-    if let Membership::Ensemble(e) = &settings.membership {
-        return Err(Failure::Unsupported(format!(
-            "the configuration names {} servers, and this version runs alone: remove the server.N lines, or wait \
-             for a version with ensembles",
-            e.members.len()
-        )));
-    }
+    let descriptors = raise_descriptor_limit();
     let (listener, address) = bind(&settings)?;
     let data = open_dir(&settings.storage.data_dir, settings.storage.datadir_autocreate)?;
     let log_home = open_dir(&settings.storage.data_log_dir, settings.storage.datadir_autocreate)?;
@@ -191,7 +185,8 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
         handles.push(h);
     }
     let port = address.map(|a| a.port());
-    let core = Arc::new(Core::new(settings.clone(), tree, schemes, node, queue, handles, clock, port));
+    let core =
+        Arc::new(Core::new(settings.clone(), tree, schemes, node, queue, handles, clock, port, descriptors));
 
     let mut threads = Vec::new();
     for (index, event_loop) in loops.into_iter().enumerate() {
@@ -269,7 +264,7 @@ fn open_dir(path: &Path, create: bool) -> Result<Arc<dyn Dir>, Failure> {
     let dir = if create { vfs::os::OsDir::open(path) } else { vfs::os::OsDir::existing(path) };
     match dir {
         Ok(dir) => Ok(Arc::new(dir)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::DataDir(format!(
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !create => Err(Failure::DataDir(format!(
             "{} does not exist, and datadir.autocreate=false forbids to make it: create it",
             path.display()
         ))),
@@ -333,9 +328,11 @@ fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
         containers_per_minute: settings.tree.containers_per_minute_max,
         container_never_used_ms: settings.tree.container_never_used_ms.map_or(0, |ms| ms as i64),
         prep: PrepConfig {
+            // Room for a request with what becomes of it; what is logged can always be read back.
+            record_bytes_max: (2 * settings.client.request_bytes_max as usize)
+                .min(wal::Config::default().record_max()),
             schemes: schemes.clone(),
             reconfig_enabled: settings.reconfig,
-            ..PrepConfig::default()
         },
     }
 }
@@ -380,6 +377,7 @@ fn recover(
             superblock
         }
         None => {
+            refuse_log_without_superblock(data, &*log_dir)?;
             let imported = import_apache(settings, &snapshot_dir, identity.server)?;
             let cluster = imported.as_ref().map_or_else(|| random().max(1), |i| i.cluster);
             let made = Identity { cluster, ..identity };
@@ -455,6 +453,31 @@ fn recover(
     }
     let log = recovery.finish(&mut superblock, start)?;
     Ok(Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes })
+}
+
+/// A log whose superblock is gone is somebody's data, not a fresh directory.
+fn refuse_log_without_superblock(data: &dyn Dir, log_dir: &dyn Dir) -> Result<(), Failure> {
+    let entries = log_dir.list().map_err(|e| dir_failure(log_dir.path(), "list", &e))?;
+    match entries.iter().find(|e| e.name.starts_with("log.")) {
+        None => Ok(()),
+        Some(segment) => Err(Failure::Corrupt(format!(
+            "{} holds {} and {} has no superblock that owns it: bring the superblock back, or restore a backup",
+            log_dir.path().display(),
+            segment.name,
+            data.path().display()
+        ))),
+    }
+}
+
+/// As many descriptors as the system grants: each client takes one. Returns how many there are.
+fn raise_descriptor_limit() -> u64 {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => limit,
+        Err(e) => {
+            tracing::warn!("the limit of open files can't be raised: {e}");
+            rlimit::Resource::NOFILE.get_soft().unwrap_or(1024)
+        }
+    }
 }
 
 /// The newest snapshot that loads and that the log reaches back to; a fresh tree when there is none and the log

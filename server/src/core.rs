@@ -31,6 +31,8 @@ pub struct Core {
     pub frame_max: usize,
     /// Who can prove to be who.
     pub schemes: Schemes,
+    /// Connections that the descriptors of this process leave room for.
+    pub connections_max: usize,
     node: Mutex<Stepper>,
     inbox: Mutex<Inbox>,
     /// The connections.
@@ -154,11 +156,13 @@ impl Core {
         loops: Vec<LoopHandle>,
         clock: Clock,
         client_port: Option<u16>,
+        descriptors: u64,
     ) -> Core {
         let next_tick = AtomicU64::new(node.next_timeout().0);
         Core {
             frame_max: settings.client.request_bytes_max as usize,
             schemes,
+            connections_max: (descriptors.saturating_sub(limits::DESCRIPTORS_KEPT)) as usize,
             settings,
             tree,
             node: Mutex::new(Stepper { node, work: Inbox::default() }),

@@ -237,11 +237,11 @@ impl EventLoop {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    if let Some(max_total) = core.settings.client.total_max
-                        && core.conns.count() >= max_total as usize
-                    {
+                    let configured = core.settings.client.total_max.map_or(usize::MAX, |n| n as usize);
+                    let max_total = configured.min(core.connections_max);
+                    if core.conns.count() >= max_total {
                         core.stats.rejected();
-                        tracing::debug!(%peer, max_total, "connection refused: maxCnxns is reached");
+                        tracing::debug!(%peer, max_total, "connection refused: maxCnxns, or the limit of open files, is reached");
                         continue;
                     }
                     if !self.per_address.admit(peer.ip(), core.settings.client.per_address_max) {

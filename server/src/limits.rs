@@ -23,3 +23,7 @@ pub const ACCEPT_BATCH: usize = 256;
 
 /// How often a loop looks for connections that never shook hands, in ms.
 pub const SWEEP_MS: u64 = 1_000;
+
+/// File descriptors that clients never get: the log, its spares, snapshots, event loops. Without them the server
+/// would have to end when a segment can't be opened.
+pub const DESCRIPTORS_KEPT: u64 = 64;

@@ -350,3 +350,33 @@ fn the_reply_to_an_auth_packet_echoes_its_number() {
     assert_eq!((h.xid, h.err), (Xid(6), -115));
     assert!(c.is_closed());
 }
+
+#[test]
+fn a_log_without_its_superblock_is_not_taken_for_a_fresh_directory() {
+    let dir = TempDir::new();
+    let cfg = write_config(dir.path(), "");
+    let server = Server::start(&cfg);
+    Client::connect(server.port, 10_000).create("/kept", b"x", 0).unwrap();
+    assert_eq!(server.terminate(), Some(0));
+    let superblock = dir.path().join("data/superblock");
+    let moved = dir.path().join("superblock");
+    std::fs::rename(&superblock, &moved).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_falconerd")).arg(&cfg).output().unwrap();
+    assert_eq!(out.status.code(), Some(24));
+    assert!(!superblock.exists(), "nothing was changed");
+    std::fs::rename(&moved, &superblock).unwrap();
+    let server = Server::start(&cfg);
+    assert_eq!(Client::connect(server.port, 10_000).get("/kept", false).unwrap().0, b"x");
+}
+
+#[test]
+fn requests_as_large_as_jute_maxbuffer_allows_are_taken() {
+    let dir = TempDir::new();
+    let server = Server::start_with(&["-Djute.maxbuffer=8388608"], &write_config(dir.path(), ""));
+    let mut c = Client::connect(server.port, 10_000);
+    for size in [2_200_000, 4_000_000, 8_000_000] {
+        let path = format!("/n{size}");
+        assert_eq!(c.create(&path, &vec![1; size], 0), Ok(path.clone()));
+        assert_eq!(c.get(&path, false).unwrap().0.len(), size);
+    }
+}
