@@ -4,6 +4,7 @@ use crate::world::*;
 use node::Input;
 use proto::Instant;
 use proto::client::OpCode;
+use proto::txn::{Record, Txn};
 
 const CONTAINER: i32 = 4;
 
@@ -117,4 +118,17 @@ fn without_a_log_nothing_is_removed_and_nothing_is_proposed_twice() {
     w.persist();
     w.live_until(500_000);
     assert_eq!(left(&w, 3), 0);
+    let failed = |r: &&Vec<u8>| matches!(Record::decode(r).unwrap().txn, Txn::Error { .. });
+    assert_eq!(w.durable.iter().filter(failed).count(), 0, "nor later");
+
+    let slow = node::Config { containers_per_minute: 60, ..config() };
+    let mut w = World::over(Vec::new(), Instant::from_ms(5_000), slow);
+    containers(&mut w, 5);
+    w.live_until(65_000);
+    w.step(Input::LogFull(true));
+    w.live_until(80_000);
+    assert_eq!(left(&w, 5), 4, "those that were found before wait too");
+    w.step(Input::LogFull(false));
+    w.live_until(90_000);
+    assert_eq!(left(&w, 5), 0);
 }

@@ -41,6 +41,23 @@ fn who_resumes_takes_the_session_over_and_who_does_not_know_the_password_takes_n
 }
 
 #[test]
+fn the_time_out_is_the_one_of_the_last_handshake_and_counts_from_it() {
+    for (first, second, open_at, gone_at) in [(20_000, 2_000, 8_999, 9_000), (3_000, 10_000, 16_999, 17_000)]
+    {
+        let mut w = World::new();
+        let (c, s) = w.connect(first);
+        w.hang_up(c);
+        w.live_until(6_500);
+        let c = w.resume(s, second);
+        w.hang_up(c);
+        w.live_until(open_at);
+        assert!(w.tree.session_timeout(s).is_some(), "{first} then {second}");
+        w.live_until(gone_at);
+        assert!(w.tree.session_timeout(s).is_none(), "{first} then {second}");
+    }
+}
+
+#[test]
 fn a_client_that_is_ahead_is_sent_elsewhere_whoever_it_is() {
     let mut w = World::new();
     let (_, s) = w.connect(10_000);
