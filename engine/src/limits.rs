@@ -37,3 +37,10 @@ pub const IDS_MAX: usize = 256;
 /// Bytes of all ids of one connection: a credential of any length becomes an id, and ids stay as long as the
 /// connection.
 pub const IDS_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that one multiRead may ask for; above it the whole request fails with a marshalling error. Sixty of the largest
+/// values: no client's buffer takes more in one reply.
+pub const MULTI_READ_BYTES_MAX: usize = 64 << 20;
+
+/// What a child's name counts for in that sum, bytes.
+pub const CHILD_WEIGHT: usize = 64;

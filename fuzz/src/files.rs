@@ -37,8 +37,6 @@ pub fn wal_segment(bytes: &[u8]) {
 
 /// Makes the checksums and their chain what they would be had these bytes been written.
 fn reseal(segment: &mut [u8]) {
-    // A writer's own length: any other under a right checksum would be its mistake, not the disk's.
-    segment[40..48].copy_from_slice(&(SEGMENT as u64).to_le_bytes());
     segment[12..16].fill(0);
     let mut chain = crc32c::crc32c(&segment[..BLOCK]);
     segment[12..16].copy_from_slice(&chain.to_le_bytes());

@@ -231,6 +231,11 @@ impl Conn {
         self.close_after_flush.store(true, Ordering::Release);
     }
 
+    /// Whether the connection has been cut off.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
     /// Cuts the connection off; its owner sees the end and cleans up.
     pub fn cut(&self) {
         // Once: each shutdown raises events, and an event must not lead to the next shutdown.
@@ -319,11 +324,15 @@ impl Conn {
 
 impl Outbox for Conn {
     fn append(&self, fill: &mut dyn FnMut(&mut Vec<u8>)) {
+        if self.is_cut() {
+            return;
+        }
         let mut out = self.out.lock();
         fill(&mut out.bytes);
         if out.bytes.len() > limits::OUTBOX_MAX {
-            // A client that does not read while events pour in would cost memory without end.
+            // A client that does not read while events and replies pour in would cost memory without end.
             drop(out);
+            tracing::warn!(peer = %self.peer, "cut off: the client does not read what it is sent");
             self.cut();
         }
     }

@@ -3,7 +3,7 @@
 //! Whoever has work for the node puts it into the inbox and tries the lock. Who gets it steps the node through
 //! everything that waits; who does not can go on, for the holder looks into the inbox once more after it let go.
 
-use crate::conn::{AttachedSession, Conn, ConnTable};
+use crate::conn::{AttachedSession, Conn, ConnTable, Flush};
 use crate::event_loop::{LoopHandle, Message};
 use crate::limits;
 use crate::log::LogQueue;
@@ -296,6 +296,8 @@ impl Core {
 
     /// Time has passed.
     pub fn submit_tick(&self) {
+        // Asked for once: whoever steps the node sets the next one.
+        self.next_tick.store(u64::MAX, Ordering::Relaxed);
         self.inbox.lock().items.push(Item::Tick);
     }
 
@@ -328,7 +330,10 @@ impl Core {
             drop(stepper);
             for conn in step.touched.into_inner() {
                 conn.marked.store(false, Ordering::Release);
-                conn.flush();
+                // The owner may have paused it for what has just left, while another thread was writing.
+                if conn.flush() == Flush::Done {
+                    self.wake_if_paused(&conn);
+                }
             }
             if was && !saturated {
                 self.loops.iter().for_each(|l| l.send(Message::ResumeAll));
@@ -337,6 +342,13 @@ impl Core {
             if inbox.items.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Tells the owner of a paused connection to look again, once.
+    fn wake_if_paused(&self, conn: &Conn) {
+        if conn.paused.swap(false, Ordering::AcqRel) {
+            self.loops[conn.owner].send(Message::Resume(conn.id));
         }
     }
 
@@ -438,12 +450,6 @@ impl Step<'_> {
             self.touched.lock().push(conn);
         }
     }
-
-    fn wake_if_paused(&self, conn: &Conn) {
-        if conn.paused.load(Ordering::Acquire) {
-            self.core.loops[conn.owner].send(Message::Resume(conn.id));
-        }
-    }
 }
 
 impl Audience for Step<'_> {
@@ -472,14 +478,20 @@ impl Clients for Step<'_> {
         self.core.count_reply(&conn, op, xid, zxid, received_ms, self.now);
         let mut done = 1;
         while let Some(Turn { request, received_ms }) = state.gate.next_local() {
-            self.core.answer_locally(&conn, &request, received_ms, self.now);
             done += 1;
+            if conn.is_cut() {
+                continue;
+            }
+            self.core.answer_locally(&conn, &request, received_ms, self.now);
+            if conn.unsent() >= limits::OUTBOX_PAUSE {
+                conn.flush();
+            }
         }
         self.core.outstanding.fetch_sub(done, Ordering::Relaxed);
         let resume = !state.gate.is_full();
         drop(state);
         if resume {
-            self.wake_if_paused(&conn);
+            self.core.wake_if_paused(&conn);
         }
         self.touch(conn);
     }
@@ -487,27 +499,23 @@ impl Clients for Step<'_> {
     fn connected(&self, to: ConnId, outcome: Handshake) {
         let Some(conn) = self.core.conns.get(to) else { return };
         let read_only = conn.gate.lock().read_only;
-        let response = match outcome {
+        let read_only = read_only.map(|_| false);
+        // The answer first: the owner runs pipelined requests as soon as it sees the session, and a flush cuts a
+        // closing connection as soon as it is empty.
+        match outcome {
             Handshake::Accepted { session, timeout_ms, touch } => {
+                let password = password(session);
+                let response = ConnectResponse { timeout_ms, session, password, read_only };
+                conn.append(&mut |out| response.encode_frame(out));
                 conn.attach(AttachedSession { id: session, timeout_ms, touch });
-                ConnectResponse {
-                    timeout_ms,
-                    session,
-                    password: password(session),
-                    read_only: read_only.map(|_| false),
-                }
             }
             Handshake::Refused => {
+                let (session, password) = (SessionId::NONE, [0; 16]);
+                let response = ConnectResponse { timeout_ms: 0, session, password, read_only };
+                conn.append(&mut |out| response.encode_frame(out));
                 conn.close_when_flushed();
-                ConnectResponse {
-                    timeout_ms: 0,
-                    session: SessionId::NONE,
-                    password: [0; 16],
-                    read_only: read_only.map(|_| false),
-                }
             }
-        };
-        conn.append(&mut |out| response.encode_frame(out));
+        }
         self.core.stats.replied(0);
         self.core.loops[conn.owner].send(Message::Resume(conn.id));
         self.touch(conn);

@@ -97,6 +97,8 @@ struct Owned {
     input: Vec<u8>,
     state: State,
     accepted: Instant,
+    /// Since when it has been closing, in that state.
+    closing_since: Instant,
     /// The client has closed its side.
     ended: bool,
 }
@@ -304,8 +306,14 @@ impl EventLoop {
             return;
         }
         conn.stats.established_ms.store(core.clock().now().wall.0, Ordering::Relaxed);
-        let owned =
-            Owned { conn: conn.clone(), input: Vec::new(), state: State::Fresh, accepted: now, ended: false };
+        let owned = Owned {
+            conn: conn.clone(),
+            input: Vec::new(),
+            state: State::Fresh,
+            accepted: now,
+            closing_since: now,
+            ended: false,
+        };
         self.hungry.push(conn.id);
         self.conns.insert(conn.id, owned);
     }
@@ -320,7 +328,7 @@ impl EventLoop {
             owned.conn.flush();
             if after == After::Drop {
                 self.drop_conn(core, id);
-            } else if more || owned.conn.paused.load(Ordering::Relaxed) && owned.may_go_on(core) {
+            } else if more || owned.conn.paused.load(Ordering::Relaxed) && owned.may_go_on(core, true) {
                 // Paused for what the flush has just taken away, it would wait for a word that nobody says.
                 self.hungry.push(id);
             }
@@ -348,7 +356,7 @@ impl EventLoop {
         tracing::trace!(peer = %owned.conn.peer, "connection ended");
     }
 
-    /// Closes connections that never shook hands, and touches the sessions of connections that this server
+    /// Closes connections that never shook hands or whose client never takes the last answer, and touches the sessions of connections that this server
     /// itself does not read.
     fn sweep(&mut self, core: &Core, now: Instant) {
         self.next_sweep = now.plus_ms(limits::SWEEP_MS);
@@ -359,7 +367,14 @@ impl EventLoop {
                 State::Fresh if now.as_ms() > owned.accepted.as_ms() + patience_ms => {
                     late.push(owned.conn.id)
                 }
-                State::Serving if owned.conn.paused.load(Ordering::Relaxed) => {
+                State::Closing if now.as_ms() > owned.closing_since.as_ms() + patience_ms => {
+                    late.push(owned.conn.id)
+                }
+                // Held back by this server, not by a client that doesn't read its replies.
+                State::Serving
+                    if owned.conn.paused.load(Ordering::Relaxed)
+                        && owned.conn.unsent() < limits::OUTBOX_PAUSE =>
+                {
                     if let Some(s) = owned.conn.session() {
                         s.touch.touch(now);
                     }
@@ -368,7 +383,9 @@ impl EventLoop {
             }
         }
         for id in late {
-            core.stats.sessionless_expired();
+            if self.conns.get(&id).is_some_and(|o| o.state == State::Fresh) {
+                core.stats.sessionless_expired();
+            }
             self.drop_conn(core, id);
         }
         if self.listener.is_some() {
@@ -381,9 +398,11 @@ impl EventLoop {
 impl Owned {
     /// Reads the socket once and runs the frames. Returns whether there may be more to read.
     fn read(&mut self, core: &Core, now: Instant, scratch: &mut [u8]) -> (After, bool) {
+        if self.conn.is_cut() {
+            return (After::Drop, false);
+        }
         if self.conn.is_closing() {
-            self.state = State::Closing;
-            self.input = Vec::new();
+            self.close(now);
         } else if self.state == State::Connecting && self.conn.session().is_some() {
             self.state = State::Serving;
         }
@@ -391,8 +410,7 @@ impl Owned {
         if !self.input.is_empty() {
             let input = std::mem::take(&mut self.input);
             let (after, used) = self.run_frames(core, now, &input);
-            self.input = input;
-            self.input.drain(..used);
+            self.keep_input(input, used);
             if after == After::Drop {
                 return (After::Drop, false);
             }
@@ -400,6 +418,8 @@ impl Owned {
         if self.state == State::Closing {
             // Nothing more is run, but the end must be seen: read and forget.
             return match self.conn.stream().read(scratch) {
+                // A client that has closed its side may still read the answer.
+                Ok(0) if self.conn.unsent() > 0 => (After::Keep, false),
                 Ok(0) => (After::Drop, false),
                 Ok(_) => (After::Keep, true),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => (After::Keep, false),
@@ -425,12 +445,29 @@ impl Owned {
             self.input.extend_from_slice(&scratch[..n]);
             let input = std::mem::take(&mut self.input);
             let (after, used) = self.run_frames(core, now, &input);
-            self.input = input;
-            self.input.drain(..used);
+            self.keep_input(input, used);
             after
         };
         // Pausing loses the socket's edge: whoever resumes the connection reads it again.
         (after, more && !self.is_paused())
+    }
+
+    /// Nothing more is read: what was written has a while to leave.
+    fn close(&mut self, now: Instant) {
+        if self.state != State::Closing {
+            self.state = State::Closing;
+            self.input = Vec::new();
+            self.closing_since = now;
+        }
+    }
+
+    /// The unused end of the input stays; a buffer that one large frame has grown does not.
+    fn keep_input(&mut self, mut input: Vec<u8>, used: usize) {
+        input.drain(..used);
+        if input.is_empty() && input.capacity() > limits::OUTBOX_KEEP {
+            input = Vec::new();
+        }
+        self.input = input;
     }
 
     fn is_paused(&self) -> bool {
@@ -446,7 +483,7 @@ impl Owned {
                 break;
             }
             if self.conn.is_closing() {
-                self.state = State::Closing;
+                self.close(now);
             }
             if self.state == State::Closing {
                 at = bytes.len();
@@ -489,10 +526,11 @@ impl Owned {
                     }
                 }
             }
-            if !self.may_go_on(core) {
+            let write = is_write(payload);
+            if !self.may_go_on(core, write) {
                 self.conn.paused.store(true, Ordering::Release);
                 // The reason to pause may have gone between the look and the mark.
-                if !self.may_go_on(core) {
+                if !self.may_go_on(core, write) {
                     break;
                 }
                 self.conn.paused.store(false, Ordering::Release);
@@ -505,9 +543,9 @@ impl Owned {
         (After::Keep, at)
     }
 
-    /// Whether another request may be taken.
-    fn may_go_on(&self, core: &Core) -> bool {
-        !core.is_saturated()
+    /// Whether another request may be taken. A log that can't keep up holds back writes; reads and pings live on.
+    fn may_go_on(&self, core: &Core, write: bool) -> bool {
+        !(write && core.is_saturated())
             && self.conn.unsent() < limits::OUTBOX_PAUSE
             && !self.conn.gate.lock().gate.is_full()
     }
@@ -600,6 +638,13 @@ impl Owned {
         core.stats.replied(0);
         After::Keep
     }
+}
+
+/// Whether the payload of a frame asks for a write.
+fn is_write(payload: &[u8]) -> bool {
+    let mut r = Reader::new(payload);
+    let op = RequestHeader::decode(&mut r).ok().and_then(|h| OpCode::from_wire(h.op));
+    op.is_some_and(|op| WriteOp::decode(op, &mut Reader::new(&[])).is_some())
 }
 
 impl Conn {

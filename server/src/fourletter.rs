@@ -389,14 +389,15 @@ fn dump(core: &Core, out: &mut String) -> std::fmt::Result {
         }
     }
     writeln!(out, "Connections dump:")?;
-    let mut conns = core.conns.all();
-    conns.sort_by_key(|c| core.connection_expiry_ms(c));
-    let sets = conns.chunk_by(|a, b| core.connection_expiry_ms(a) == core.connection_expiry_ms(b));
+    // Keys are read once: they change while connections are served, and a sort needs them to stand still.
+    let mut conns: Vec<_> =
+        core.conns.all().into_iter().map(|c| (core.connection_expiry_ms(&c), c)).collect();
+    conns.sort_by_key(|&(at, ref c)| (at, c.id.0));
+    let sets = conns.chunk_by(|a, b| a.0 == b.0);
     writeln!(out, "Connections Sets ({})/({}):", sets.clone().count(), conns.len())?;
     for set in sets {
-        let at = java_date(core.clock().wall_of(core.connection_expiry_ms(&set[0])));
-        writeln!(out, "{} expire at {at}:", set.len())?;
-        for c in set {
+        writeln!(out, "{} expire at {}:", set.len(), java_date(core.clock().wall_of(set[0].0)))?;
+        for (_, c) in set {
             let id = c.session().map_or(proto::SessionId::NONE, |s| s.id);
             writeln!(out, "\tip: /{} sessionId: {id}", c.peer)?;
         }

@@ -11,9 +11,9 @@ pub const OUTBOX_KEEP: usize = 64 << 10;
 /// A connection is not read from while this many bytes wait for its client.
 pub const OUTBOX_PAUSE: usize = 4 << 20;
 
-/// A connection is cut when this many bytes wait for it: only events and the replies to requests already taken
-/// can get it there, and a client that far behind must start again.
-pub const OUTBOX_MAX: usize = 64 << 20;
+/// A connection is cut when this many bytes wait for it: events, and the replies to requests already taken, can get it
+/// there. Two hundred of the largest values, far more than a client that reads lets pile up.
+pub const OUTBOX_MAX: usize = 256 << 20;
 
 /// Bytes that may wait in the inbox of the node before loops stop reading writes.
 pub const INBOX_BYTES: usize = 64 << 20;

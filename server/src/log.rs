@@ -30,6 +30,9 @@ const PRIORITY: i32 = -10;
 /// stay one that can't write. Far above what a busy disk takes, far below what an operator waits.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long the log thread waits before it tries again on a full disk.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long the log is idle before the durability of its last batch is recorded.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,8 @@ pub struct LogQueue {
     queue: Mutex<VecDeque<Arc<RecordBatch>>>,
     queued: AtomicUsize,
     writer: Mutex<Writer>,
+    /// Not the writer's: its own durable writes must not hold up commits.
+    superblock: Mutex<Superblock>,
     /// Work for the log thread.
     wake: Mutex<Wake>,
     woken: Condvar,
@@ -59,10 +64,11 @@ pub struct LogQueue {
 
 struct Writer {
     appender: Appender,
-    superblock: Superblock,
     policy: Policy,
     snapshot_running: bool,
     counted: wal::Counts,
+    /// When the last batch became durable.
+    written_at: Instant,
     /// Taken from the queue and not yet appended: only after the disk was full.
     waiting: VecDeque<Arc<RecordBatch>>,
 }
@@ -109,12 +115,13 @@ impl LogQueue {
         LogQueue {
             queue: Mutex::default(),
             queued: AtomicUsize::new(0),
+            superblock: Mutex::new(parts.superblock),
             writer: Mutex::new(Writer {
                 appender: parts.appender,
-                superblock: parts.superblock,
                 policy: parts.policy,
                 snapshot_running: false,
                 counted,
+                written_at: Instant::now(),
                 waiting: VecDeque::new(),
             }),
             wake: Mutex::default(),
@@ -225,6 +232,10 @@ impl LogQueue {
                 }
                 let written = self.write(core, &mut writer);
                 drop(writer);
+                if !written {
+                    // The disk is full; the preparer tries for room on its own.
+                    std::thread::sleep(FULL_PAUSE);
+                }
                 self.hand_over(core, written);
                 continue;
             }
@@ -253,6 +264,7 @@ impl LogQueue {
     /// The log is idle: the durability of its last batch is recorded, and space is looked after.
     fn rest(&self, core: &Core, mut writer: MutexGuard<'_, Writer>) {
         if writer.appender.wants_mark()
+            && writer.written_at.elapsed() >= IDLE
             && let Err(e) = writer.appender.mark_idle()
         {
             die(&e);
@@ -263,14 +275,13 @@ impl LogQueue {
     }
 
     fn enter_epoch(&self, core: &Core, epoch: Epoch) {
-        let mut writer = self.writer.lock();
-        let history = writer.appender.durable();
-        if let Err(e) =
-            writer.superblock.accept_epoch(epoch).and_then(|()| writer.superblock.enter_epoch(epoch, history))
-        {
+        let history = self.writer.lock().appender.durable();
+        let mut superblock = self.superblock.lock();
+        let entered = superblock.accept_epoch(epoch).and_then(|()| superblock.enter_epoch(epoch, history));
+        drop(superblock);
+        if let Err(e) = entered {
             die(&e);
         }
-        drop(writer);
         tracing::info!(%epoch, "a new epoch begins, since the counter of zxids nears its end");
         self.wake.lock().epoch_done = Some(epoch);
         core.submit_epoch(epoch);
@@ -310,11 +321,11 @@ impl LogQueue {
             Ok(durable) => durable,
             Err(wal::Error::NoSpace { .. }) => {
                 core.set_log_full(true);
-                std::thread::sleep(Duration::from_millis(100));
                 return false;
             }
             Err(e) => die(&e),
         };
+        writer.written_at = Instant::now();
         self.account(core, writer, started.elapsed());
         core.submit_persisted(durable);
         true
@@ -392,10 +403,10 @@ impl LogQueue {
                 return tracing::error!("old snapshots stay, a newer one could not be verified: {e}");
             }
         };
-        let mut writer = self.writer.lock();
-        let Some(purge) = writer.appender.purgeable(needed_after) else { return };
-        match writer.superblock.purge(&purge) {
-            Ok(purged) => writer.appender.forget(purged),
+        let Some(purge) = self.writer.lock().appender.purgeable(needed_after) else { return };
+        let purged = self.superblock.lock().purge(&purge);
+        match purged {
+            Ok(purged) => self.writer.lock().appender.forget(purged),
             Err(e) => die(&e),
         }
     }

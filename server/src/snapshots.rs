@@ -42,7 +42,7 @@ pub enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Write(e) => write!(f, "{e}"),
+            Failure::Write(e) => f.write_str(&crate::boot::with_causes(e)),
             Failure::Stopped => f.write_str("the server stops"),
         }
     }

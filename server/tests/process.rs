@@ -380,3 +380,62 @@ fn requests_as_large_as_jute_maxbuffer_allows_are_taken() {
         assert_eq!(c.get(&path, false).unwrap().0.len(), size);
     }
 }
+
+#[test]
+fn many_large_reads_behind_a_write_are_all_answered() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ""));
+    let mut c = Client::connect(server.port, 10_000);
+    c.create("/big", &vec![1; 1_000_000], 0).unwrap();
+    c.send(OpCode::Create, &create_body("/w", b"", 0));
+    for _ in 0..70 {
+        c.send(OpCode::GetData, &path_watch("/big", false));
+    }
+    for i in 0..71 {
+        let reply = c.receive();
+        assert_eq!(reply.header.err, 0, "reply {i}");
+    }
+}
+
+#[test]
+fn a_multi_read_asks_for_no_more_than_a_reply_may_hold() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ""));
+    let mut c = Client::connect(server.port, 10_000);
+    c.create("/big", &vec![1; 1_000_000], 0).unwrap();
+    let ask = |n: usize| {
+        let mut body = Vec::new();
+        for _ in 0..n {
+            body.put_i32(OpCode::GetData.wire());
+            body.put_bool(false);
+            body.put_i32(-1);
+            body.extend_from_slice(&path_watch("/big", false));
+        }
+        body.put_i32(-1);
+        body.put_bool(true);
+        body.put_i32(-1);
+        body
+    };
+    assert_eq!(c.call(OpCode::MultiRead, &ask(20)).header.err, 0);
+    assert_eq!(c.call(OpCode::MultiRead, &ask(2000)).header.err, -5);
+    assert_eq!(c.ping().header.err, 0);
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_not_kept_alive_by_the_server() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ""));
+    let mut lazy = Client::connect(server.port, 1_000);
+    lazy.create("/e", b"", EPHEMERAL).unwrap();
+    lazy.create("/big", &vec![1; 1_000_000], 0).unwrap();
+    for _ in 0..40 {
+        lazy.send(OpCode::GetData, &path_watch("/big", false));
+    }
+    let mut other = Client::connect(server.port, 10_000);
+    other.call(OpCode::Exists, &path_watch("/e", true));
+    while other.events.is_empty() {
+        other.ping();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(other.events, [(2, "/e".into())]);
+}

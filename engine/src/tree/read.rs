@@ -8,6 +8,7 @@ use super::node::Node;
 use super::shard::Shard;
 use super::{Asker, Outbox, Tree, canonical};
 use crate::acl;
+use crate::limits::{CHILD_WEIGHT, MULTI_READ_BYTES_MAX};
 use crate::sync::RwLockReadGuard;
 use crate::watch::Modes;
 use proto::acl::perms;
@@ -174,6 +175,15 @@ impl Asked<'_> {
             let may = self.tree.allows(node.acl, perms::READ, self.who.identity);
             may.then_some(node).ok_or(Code::NoAuth)
         };
+        // One small frame may name a large znode thousands of times: what it asks for is weighed first.
+        let weight = |op: &MultiReadOp<'_>, h: u64| match op {
+            MultiReadOp::GetData(path) => find(h, path).ok().and_then(|n| n.data()).map_or(0, <[u8]>::len),
+            MultiReadOp::GetChildren(path) => find(h, path).map_or(0, |n| n.child_count() * CHILD_WEIGHT),
+        };
+        let bytes: usize = ops.iter().zip(&hashes).map(|(op, &h)| weight(op, h)).sum();
+        if bytes > MULTI_READ_BYTES_MAX {
+            return self.reply(Code::MarshallingError.wire(), &mut put_multi_end);
+        }
         self.reply(0, &mut |body| {
             for (op, &h) in ops.iter().zip(&hashes) {
                 let (MultiReadOp::GetChildren(path) | MultiReadOp::GetData(path)) = op;
