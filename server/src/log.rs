@@ -26,6 +26,9 @@ const INLINE_MAX_US: u64 = 1_000;
 /// The nice value of the log thread, where it may be set (CAP_SYS_NICE or RLIMIT_NICE).
 const PRIORITY: i32 = -10;
 
+/// The nice value of the snapshot thread.
+const SNAPSHOT_PRIORITY: i32 = 10;
+
 /// A durable write that has not come back after this long never will: the process ends, so that a leader does not
 /// stay one that can't write. Far above what a busy disk takes, far below what an operator waits.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -356,6 +359,10 @@ impl LogQueue {
 
     /// The life of the snapshot thread.
     pub fn run_snapshots(&self, core: &Core) {
+        // Requests first: with all cores busy a snapshot takes longer, and nobody waits for it.
+        if let Err(e) = vfs::os::raise_priority(SNAPSHOT_PRIORITY) {
+            tracing::debug!("the snapshot thread runs at normal priority: {e}");
+        }
         loop {
             {
                 let mut due = self.snapshot_due.lock();
