@@ -1,7 +1,7 @@
 //! What operators type besides the server: the parts of the `falconer` binary.
 //!
 //! Each subcommand is one module with a clap `Args` and a `run`. None of them needs a running server of ours:
-//! [`bench`] loads any server of the protocol, [`disk`] measures a disk before it is trusted, [`log_files`] and
+//! [`mod@bench`] loads any server of the protocol, [`disk`] measures a disk before it is trusted, [`log_files`] and
 //! [`snapshot_files`] look into data directories, Falconer's and Apache's, and never write there.
 //!
 //! ```text

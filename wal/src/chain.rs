@@ -331,7 +331,8 @@ impl Window {
         let len = (len as u64).min(self.end.saturating_sub(offset)) as usize;
         let inside = offset >= self.at && offset + len as u64 <= self.at + self.filled as u64;
         if !inside {
-            let want = vfs::block_up(len).max(WINDOW.min(vfs::block_up(self.end.saturating_sub(offset) as usize)));
+            let want =
+                vfs::block_up(len).max(WINDOW.min(vfs::block_up(self.end.saturating_sub(offset) as usize)));
             if self.buf.len() < want {
                 self.buf = AlignedBuf::zeroed(want);
             }
