@@ -18,3 +18,6 @@ pub const REAP_BATCH: usize = 10_000;
 /// How far behind its schedule the reaper may be and still catch up, in ns: more than ticks are usually late,
 /// and at the default of ten thousand a minute no more than 17 removals at once.
 pub const REAP_CATCH_UP_NS: u64 = 100_000_000;
+
+/// Bytes that a new batch of records has room for at most from the start: a batch of the log.
+pub const BATCH_ROOM: usize = 1 << 20;

@@ -328,7 +328,10 @@ impl Node {
         if self.open.is_empty() {
             return None;
         }
-        let batch = Arc::new(core::mem::take(&mut self.open));
+        // The next batch is likely as large: growing there step by step would copy it several times over.
+        let room = self.open.byte_len().min(limits::BATCH_ROOM);
+        let next = RecordBatch::with_capacity(self.open.len().min(limits::BATCH_ROOM / 64), room);
+        let batch = Arc::new(core::mem::replace(&mut self.open, next));
         self.sealed.push_back((batch.clone(), 0));
         Some(batch)
     }

@@ -416,6 +416,11 @@ impl RecordBatch {
         RecordBatch::default()
     }
 
+    /// An empty batch with room for `records` records of `bytes` bytes in all.
+    pub fn with_capacity(records: usize, bytes: usize) -> RecordBatch {
+        RecordBatch { bytes: Vec::with_capacity(bytes), spans: Vec::with_capacity(records) }
+    }
+
     /// A batch of one record, as it came from a peer or a log.
     ///
     /// # Errors
