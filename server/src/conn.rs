@@ -338,8 +338,11 @@ impl Outbox for Conn {
     }
 }
 
+/// Low bits of a connection's id: its slot. A million connections; beyond them they are refused.
+const SLOT_BITS: u32 = 20;
+
 /// All connections, by id. Ids are a slot and a count of its uses, so that a late reply never reaches the next
-/// client of a slot.
+/// client of a slot. They stay below 2^56, as the engine's watches want them.
 #[derive(Default)]
 pub struct ConnTable {
     slots: RwLock<Slots>,
@@ -348,21 +351,34 @@ pub struct ConnTable {
 
 #[derive(Default)]
 struct Slots {
-    slots: Vec<(u32, Option<Arc<Conn>>)>,
+    slots: Vec<(u64, Option<Arc<Conn>>)>,
     free: Vec<u32>,
 }
 
+impl Slots {
+    fn split(id: ConnId) -> (u64, usize) {
+        (id.0 >> SLOT_BITS, (id.0 & ((1 << SLOT_BITS) - 1)) as usize)
+    }
+}
+
 impl ConnTable {
+    /// The most connections that there is room for.
+    pub const MAX: usize = 1 << SLOT_BITS;
+
     /// Takes a slot for the connection that `make` builds.
+    ///
+    /// # Panics
+    /// When there are [`ConnTable::MAX`] already: the one who accepts has looked.
     pub fn insert(&self, make: impl FnOnce(ConnId) -> Conn) -> Arc<Conn> {
         let mut s = self.slots.write();
         let slot = s.free.pop().unwrap_or_else(|| {
+            assert!(s.slots.len() < Self::MAX, "connections are refused before their table is full");
             s.slots.push((0, None));
-            u32::try_from(s.slots.len() - 1).expect("connections are bounded by file descriptors")
+            s.slots.len() as u32 - 1
         });
         let entry = &mut s.slots[slot as usize];
         entry.0 += 1;
-        let conn = Arc::new(make(ConnId((u64::from(entry.0) << 32) | u64::from(slot))));
+        let conn = Arc::new(make(ConnId((entry.0 << SLOT_BITS) | u64::from(slot))));
         entry.1 = Some(conn.clone());
         self.len.fetch_add(1, Ordering::Relaxed);
         conn
@@ -370,20 +386,24 @@ impl ConnTable {
 
     /// The connection `id`, while it lives.
     pub fn get(&self, id: ConnId) -> Option<Arc<Conn>> {
+        let (uses, slot) = Slots::split(id);
         let s = self.slots.read();
-        let (uses, conn) = s.slots.get(id.0 as u32 as usize)?;
-        if u64::from(*uses) == id.0 >> 32 { conn.clone() } else { None }
+        let (now, conn) = s.slots.get(slot)?;
+        if *now == uses { conn.clone() } else { None }
     }
 
     /// The connection is gone.
     pub fn remove(&self, id: ConnId) {
+        let (uses, slot) = Slots::split(id);
         let mut s = self.slots.write();
-        let slot = id.0 as u32;
-        if let Some((uses, conn)) = s.slots.get_mut(slot as usize)
-            && u64::from(*uses) == id.0 >> 32
+        if let Some((now, conn)) = s.slots.get_mut(slot)
+            && *now == uses
             && conn.take().is_some()
         {
-            s.free.push(slot);
+            // A slot whose count is used up is left alone: a name must not come back.
+            if uses + 1 < 1 << (56 - SLOT_BITS) {
+                s.free.push(slot as u32);
+            }
             self.len.fetch_sub(1, Ordering::Relaxed);
         }
     }

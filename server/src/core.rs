@@ -21,6 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Connections counted between a look at the table and the insertion: one batch of accepts for each loop.
+const ACCEPTED_MAX: usize = ConnTable::MAX - 64 * limits::ACCEPT_BATCH;
+
 /// Everything the threads share.
 pub struct Core {
     /// How the server was configured.
@@ -162,7 +165,8 @@ impl Core {
         Core {
             frame_max: settings.client.request_bytes_max as usize,
             schemes,
-            connections_max: (descriptors.saturating_sub(limits::DESCRIPTORS_KEPT)) as usize,
+            connections_max: (descriptors.saturating_sub(limits::DESCRIPTORS_KEPT) as usize)
+                .min(ACCEPTED_MAX),
             settings,
             tree,
             node: Mutex::new(Stepper { node, work: Inbox::default() }),
