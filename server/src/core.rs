@@ -332,13 +332,18 @@ impl Core {
             let saturated = node.is_saturated();
             let was = self.saturated.swap(saturated, Ordering::Relaxed);
             drop(stepper);
-            for conn in step.touched.into_inner() {
-                conn.marked.store(false, Ordering::Release);
-                // The owner may have paused it for what has just left, while another thread was writing.
-                if conn.flush() == Flush::Done {
-                    self.wake_if_paused(&conn);
+            let mut touched = step.touched.into_inner();
+            if touched.len() >= limits::FLUSH_ALONE && self.loops.len() > 1 {
+                // A fan-out: each loop writes to its own sockets, all cores at once.
+                touched.sort_unstable_by_key(|c| c.owner);
+                let mut groups = touched.chunk_by(|a, b| a.owner == b.owner);
+                let own = groups.next().map_or(0, <[_]>::len);
+                for group in groups {
+                    self.loops[group[0].owner].send(Message::Flush(group.to_vec()));
                 }
+                touched.truncate(own);
             }
+            touched.iter().for_each(|c| self.flush_touched(c));
             if was && !saturated {
                 self.loops.iter().for_each(|l| l.send(Message::ResumeAll));
             }
@@ -346,6 +351,15 @@ impl Core {
             if inbox.items.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Writes out what the node has left in the outbox of a connection.
+    pub fn flush_touched(&self, conn: &Conn) {
+        conn.marked.store(false, Ordering::Release);
+        // The owner may have paused it for what has just left, while another thread was writing.
+        if conn.flush() == Flush::Done {
+            self.wake_if_paused(conn);
         }
     }
 

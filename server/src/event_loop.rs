@@ -27,6 +27,8 @@ pub enum Message {
     ResumeAll,
     /// Something waits in the inbox of the node.
     Pump,
+    /// The node has left something in the outboxes of these connections.
+    Flush(Vec<Arc<Conn>>),
 }
 
 /// The mailbox of a loop.
@@ -230,6 +232,7 @@ impl EventLoop {
                     self.hungry.extend(self.conns.values().filter(paused).map(|o| o.conn.id));
                 }
                 Message::Pump => {}
+                Message::Flush(conns) => conns.iter().for_each(|c| core.flush_touched(c)),
             }
         }
     }

@@ -27,3 +27,7 @@ pub const SWEEP_MS: u64 = 1_000;
 /// File descriptors that clients never get: the log, its spares, snapshots, event loops. Without them the server
 /// would have to end when a segment can't be opened.
 pub const DESCRIPTORS_KEPT: u64 = 64;
+
+/// Outboxes that a stepping thread writes out alone; with more, the other loops are woken to write to their own. Waking one
+/// costs about as much as five writes.
+pub const FLUSH_ALONE: usize = 128;
