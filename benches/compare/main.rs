@@ -10,6 +10,11 @@
 //! answer (Apache's `forceSync` and Falconer's log at their defaults); snapshots are left on. Everything runs on
 //! one machine, the load generator included, which reports what it costs itself.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the comments of arguments are their help, and brackets mean optional parts"
+)]
+
 mod server;
 
 use clap::Parser;
