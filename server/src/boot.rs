@@ -4,7 +4,7 @@
 //!   lock ── superblock ── newest valid snapshot, decoded in parallel ── replay of the log ── node ── threads ── serving
 //! ```
 
-use crate::core::{Clock, Core};
+use crate::core::{Clock, Core, wall_now};
 use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
@@ -14,7 +14,7 @@ use config::{Retention, Settings, WalBackend};
 use engine::acl::{DigestScheme, Schemes, SuperDigest};
 use engine::{Applier, PrepConfig, Tree, TreeConfig};
 use node::{Config, Node};
-use proto::{ConnId, ServerId, WallMs, Zxid};
+use proto::{ConnId, ServerId, Zxid};
 use snapshot::{Catalogue, Kind, Policy};
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -545,9 +545,4 @@ pub fn unfit(name: &str, e: engine::ImportError) -> snapshot::Error {
     tracing::error!(snapshot = name, "its records do not form a state: {e:?}");
     let damage = snapshot::Damage::Rule("the records do not form a state");
     snapshot::Error::Damaged { path: name.to_owned(), offset: 0, damage }
-}
-
-fn wall_now() -> WallMs {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    WallMs(since.as_millis() as i64)
 }

@@ -122,11 +122,16 @@ pub struct Clock {
     base_ms: u64,
 }
 
+/// The wall clock; 0 if it stands before 1970.
+pub fn wall_now() -> WallMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallMs(since.as_millis() as i64)
+}
+
 impl Clock {
     /// A clock that starts now.
     pub fn start() -> Clock {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { start: std::time::Instant::now(), base_ms: wall.as_millis() as u64 }
+        Clock { start: std::time::Instant::now(), base_ms: wall_now().0 as u64 }
     }
 
     /// The monotonic clock.
@@ -142,8 +147,7 @@ impl Clock {
 
     /// Both clocks.
     pub fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono: self.mono(), wall: WallMs(wall.as_millis() as i64) }
+        Now { mono: self.mono(), wall: wall_now() }
     }
 }
 

@@ -140,7 +140,7 @@ fn write_answer(core: &Core, conn: &Conn, word: Word, bytes: &[u8], out: &mut St
         Word::Envi => envi(out),
         Word::Cons => {
             for c in core.conns.all() {
-                connection_line(core, &c, c.id == conn.id, true, out)?;
+                connection_line(&c, c.id == conn.id, true, out)?;
             }
             out.write_str("\n")
         }
@@ -243,7 +243,7 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
     if let Some(own) = clients_for {
         writeln!(out, "Clients:")?;
         for c in core.conns.all() {
-            connection_line(core, &c, c.id == own.id, false, out)?;
+            connection_line(&c, c.id == own.id, false, out)?;
         }
         writeln!(out)?;
     }
@@ -257,7 +257,7 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
     writeln!(out, "Node count: {}", core.tree.stats().znodes)
 }
 
-fn connection_line(core: &Core, c: &Conn, is_asking: bool, long: bool, out: &mut String) -> std::fmt::Result {
+fn connection_line(c: &Conn, is_asking: bool, long: bool, out: &mut String) -> std::fmt::Result {
     let s = &c.stats;
     let load = |a: &std::sync::atomic::AtomicU64| a.load(Ordering::Relaxed);
     let queued = c.gate.lock().gate.len();
@@ -288,7 +288,6 @@ fn connection_line(core: &Core, c: &Conn, is_asking: bool, long: bool, out: &mut
             load(&s.max_latency_ms)
         )?;
     }
-    let _ = core;
     writeln!(out, ")")
 }
 
