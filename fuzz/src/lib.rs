@@ -17,11 +17,13 @@
 
 mod files;
 mod mutate;
+mod peers;
 mod records;
 mod text;
 
 pub use files::{apache_log, apache_snapshot, snapshot_file, snapshot_part, superblock, wal_segment};
 pub use mutate::Mutator;
+pub use peers::{peer_initial, peer_notification, peer_packets};
 pub use records::{client, state, txn};
 pub use text::{path, words, zoo_cfg};
 
@@ -49,4 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snapshot_file", run: snapshot_file, seeds: files::snapshot_file_seeds },
     Target { name: "snapshot_part", run: snapshot_part, seeds: files::snapshot_part_seeds },
     Target { name: "apache_snapshot", run: apache_snapshot, seeds: files::apache_snapshot_seeds },
+    Target { name: "peer_packets", run: peer_packets, seeds: peers::packet_seeds },
+    Target { name: "peer_initial", run: peer_initial, seeds: peers::initial_seeds },
+    Target { name: "peer_notification", run: peer_notification, seeds: peers::notification_seeds },
 ];

@@ -75,4 +75,7 @@ targets! {
     snapshot_file: 3_000,
     snapshot_part: 2_000,
     apache_snapshot: 10_000,
+    peer_packets: 50_000,
+    peer_initial: 20_000,
+    peer_notification: 50_000,
 }

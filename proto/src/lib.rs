@@ -10,6 +10,8 @@
 //!   txn::RecordBatch ── the log, the peers, the applier, the exporters: one encoding for all
 //! ```
 //!
+//! The servers of an ensemble speak [`peer`]: votes on the election port, packets on the quorum port.
+//!
 //! What is not here: sockets, files, clocks, and every rule about when a request succeeds.
 
 #![no_std]
@@ -22,6 +24,7 @@ pub mod error;
 pub mod ids;
 pub mod jute;
 pub mod path;
+pub mod peer;
 pub mod session;
 pub mod stat;
 pub mod state;
