@@ -26,3 +26,4 @@ pub mod sessions;
 pub mod stage;
 
 pub use machine::{Clients, CloseReason, Config, Handshake, Input, LOG_FULL_CODE, Node, Now};
+pub use zab::{Output, Records, Service};

@@ -10,10 +10,13 @@ use alloc::vec::Vec;
 use engine::{Applier, Audience, Identity, Prep, PrepConfig, PrepRequest, Tree};
 use proto::client::{ConnectRequest, OpCode, WriteOp, WriteReply};
 use proto::jute::Reader;
+use proto::peer::{FromLeader, FromLearner, Notification};
 use proto::session::{first_session_id, next_session_id, password};
 use proto::txn::{RecordBatch, TxnHeader};
-use proto::{Code, ConnId, Durable, Epoch, Instant, ServerId, SessionId, WallMs, Xid, Zxid};
-use zab::{Broadcast, Committed, Verifier};
+use proto::{
+    Code, ConnId, Durable, DurableEpochs, Epoch, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid,
+};
+use zab::{Broadcast, Committed, Output, Verifier};
 
 /// What a server is told at its start.
 #[derive(Clone, Debug)]
@@ -127,13 +130,99 @@ pub enum Input<'a> {
     },
     /// The log has everything up to here on stable storage.
     Persisted(Durable),
-    /// The record of this epoch is on stable storage.
-    EpochPersisted(Epoch),
+    /// The answer to [`Output::PersistEpochs`].
+    EpochsPersisted(DurableEpochs),
     /// The log is short of space: no new sessions, no expiry, until it is told otherwise. Writes are refused
     /// by the shell, in their place.
     LogFull(bool),
     /// Time has passed.
     Tick,
+    /// A notification came through the election port; the shell has found that `from` is configured, and that the
+    /// connection is the one that says so.
+    Notification {
+        /// The server at the other end.
+        from: ServerId,
+        /// What it says.
+        notification: Notification<'a>,
+    },
+    /// There is a connection to the election port of `peer`, or there is none any more: it was closed, or could not be
+    /// made. Told at each change; at start there is none.
+    ElectionLink {
+        /// The other server.
+        peer: ServerId,
+        /// Whether there is one.
+        up: bool,
+    },
+    /// A connection of the quorum port: accepted, or dialled as [`Output::Dial`] asked.
+    LinkUp {
+        /// Its name, never used before.
+        link: LinkId,
+        /// The server that was dialled; `None`: somebody has connected here.
+        dialled: Option<ServerId>,
+    },
+    /// A link is closed by the other side, broken, or closed by the shell because its queue was full.
+    LinkDown {
+        /// The link.
+        link: LinkId,
+    },
+    /// No connection could be made as [`Output::Dial`] asked.
+    DialFailed {
+        /// The server that was dialled.
+        to: ServerId,
+    },
+    /// A packet on an accepted link.
+    FromLearner {
+        /// The link.
+        link: LinkId,
+        /// The packet.
+        packet: FromLearner<'a>,
+    },
+    /// A packet on the dialled link. Behind [`FromLeader::Snap`] the shell reads on only when it is asked to by
+    /// [`Output::ReceiveSnapshot`].
+    FromLeader {
+        /// The link.
+        link: LinkId,
+        /// The packet.
+        packet: FromLeader<'a>,
+    },
+    /// The answer to [`Output::FindInLog`].
+    FoundInLog {
+        /// The link.
+        link: LinkId,
+        /// The last zxid at or before the one asked for, if the log reaches back so far, has no hole behind it, and is
+        /// not so long behind it that a snapshot would be cheaper.
+        found: Option<Zxid>,
+    },
+    /// The answer to [`Output::Truncate`].
+    Truncated {
+        /// Where the log ends now.
+        durable: Durable,
+        /// If it was lent: the applier, its tree being what the log says. When the log does not reach back to the zxid asked
+        /// for, everything is gone: an empty log, an empty tree, and `durable` is [`Zxid::ZERO`].
+        applier: Option<Applier>,
+    },
+    /// The answer to [`Output::Reload`]: the tree is what snapshot and log say.
+    Reloaded {
+        /// The applier.
+        applier: Applier,
+    },
+    /// The answer to [`Output::ReceiveSnapshot`].
+    SnapshotReceived {
+        /// The link.
+        link: LinkId,
+        /// The applier.
+        applier: Applier,
+        /// Whether the tree is complete; else it holds nothing of use.
+        complete: bool,
+    },
+    /// The answer to [`Output::SaveSnapshot`].
+    SnapshotSaved {
+        /// Where the log begins and ends now.
+        durable: Durable,
+    },
+    /// The server is to stop soon (SIGTERM): a leader hands over to the best follower, if that is a Falconer. The server
+    /// may stop once [`Node::has_handed_over`] says so, or after a time that the shell chooses.
+    HandOver,
 }
 
 /// Who waits for a record to be applied.
@@ -195,7 +284,8 @@ struct PendingSync {
 pub struct Node {
     config: Config,
     tree: Arc<Tree>,
-    applier: Applier,
+    /// Lent to the shell while it rebuilds the tree.
+    applier: Option<Applier>,
     prep: Prep,
     broadcast: Broadcast,
     /// Prepared, not yet taken by the log.
@@ -206,7 +296,10 @@ pub struct Node {
     origins: VecDeque<Origin>,
     /// Bytes of the records that are not applied, and of the requests that are deferred.
     in_flight_bytes: usize,
-    durable: Zxid,
+    durable: Durable,
+    outputs: VecDeque<Output>,
+    /// The epoch that was asked for last.
+    epoch_asked: Option<Epoch>,
     sessions: Sessions,
     next_session: SessionId,
     /// The identity of the server's own requests: no ids, and none of them is checked.
@@ -230,10 +323,14 @@ struct Reaper {
 }
 
 impl Node {
-    /// A server whose tree is recovered up to `tree.applied()`, all of it durable. Every recovered session
-    /// gets a full time-out.
-    pub fn new(config: Config, tree: Arc<Tree>, applier: Applier, now: Now) -> Node {
-        let history = tree.applied();
+    /// A server that runs alone. Its tree is recovered up to the end of `history`. Every recovered session gets a full
+    /// time-out.
+    ///
+    /// # Panics
+    /// When the tree is not at the end of the history.
+    pub fn new(config: Config, durable: Durable, tree: Arc<Tree>, applier: Applier, now: Now) -> Node {
+        let history = durable.upto();
+        assert_eq!(tree.applied(), history, "the tree is what the log says");
         let mut sessions = Sessions::new(config.tick_ms);
         for s in tree.sessions() {
             sessions.insert(s.session, s.timeout_ms, None, now.mono);
@@ -245,7 +342,9 @@ impl Node {
             sealed: VecDeque::new(),
             origins: VecDeque::new(),
             in_flight_bytes: 0,
-            durable: history,
+            durable,
+            outputs: VecDeque::new(),
+            epoch_asked: None,
             sessions,
             next_session: first_session_id(config.me, now.mono),
             own: Arc::new(Identity::new(Vec::new())),
@@ -261,7 +360,7 @@ impl Node {
             log_full: false,
             config,
             tree,
-            applier,
+            applier: Some(applier),
         }
     }
 
@@ -297,14 +396,14 @@ impl Node {
                 }
             }
             Input::Persisted(durable) => {
-                assert!(durable.upto() >= self.durable, "the log went back: {durable:?}");
-                self.durable = durable.upto();
+                assert!(durable >= self.durable, "the log went back: {durable:?}");
+                self.durable = durable;
                 if let Some(committed) = self.broadcast.own_ack(durable) {
                     self.apply_committed(now, committed, clients);
                 }
             }
-            Input::EpochPersisted(epoch) => {
-                self.broadcast.epoch_durable(epoch);
+            Input::EpochsPersisted(epochs) => {
+                self.broadcast.epoch_durable(epochs.current());
                 while let Some(d) = self.deferred.pop_front() {
                     match d {
                         Deferred::Write(write) => self.propose_deferred(now, write),
@@ -320,6 +419,20 @@ impl Node {
                 self.hold_expiry(now);
             }
             Input::Tick => self.handle_tick(now),
+            // A server that runs alone has no peers: who connects is shown the door.
+            Input::LinkUp { link, .. } => self.outputs.push_back(Output::Close { link }),
+            Input::Notification { .. }
+            | Input::ElectionLink { .. }
+            | Input::LinkDown { .. }
+            | Input::DialFailed { .. }
+            | Input::FromLearner { .. }
+            | Input::FromLeader { .. }
+            | Input::FoundInLog { .. }
+            | Input::SnapshotSaved { .. }
+            | Input::HandOver => {}
+            Input::Truncated { .. } | Input::Reloaded { .. } | Input::SnapshotReceived { .. } => {
+                unreachable!("a server that runs alone asks for no disk job")
+            }
         }
     }
 
@@ -336,9 +449,31 @@ impl Node {
         Some(batch)
     }
 
-    /// The epoch whose record is to be made durable, see [`Broadcast::epoch_wanted`].
-    pub fn epoch_wanted(&self) -> Option<Epoch> {
-        self.broadcast.epoch_wanted()
+    /// What the shell is to do, oldest first; to be asked until there is nothing more, after
+    /// [`Node::take_batch`], each time the node was stepped.
+    pub fn next_output(&mut self) -> Option<Output> {
+        if let Some(epoch) = self.broadcast.epoch_wanted()
+            && self.epoch_asked != Some(epoch)
+        {
+            self.epoch_asked = Some(epoch);
+            let history = self.durable;
+            self.outputs
+                .push_back(Output::PersistEpochs { accepted: epoch, current: Some((epoch, history)) });
+        }
+        self.outputs.pop_front()
+    }
+
+    /// The only writer of the tree, for the outputs that ask for it; the answer brings it back.
+    ///
+    /// # Panics
+    /// When it is lent already.
+    pub fn lend_applier(&mut self) -> Applier {
+        self.applier.take().expect("the applier is lent once, and comes back with the answer")
+    }
+
+    /// Whether [`Input::HandOver`] has been done: another server leads, or none of the others can.
+    pub fn has_handed_over(&self) -> bool {
+        true
     }
 
     /// When [`Input::Tick`] is due next.
@@ -518,7 +653,7 @@ impl Node {
     }
 
     fn apply_committed(&mut self, now: Now, committed: Committed, clients: &dyn Clients) {
-        assert!(committed.upto() <= self.durable, "a server shows only what it could not lose");
+        assert!(committed.upto() <= self.durable.upto(), "a server shows only what it could not lose");
         if self.is_stalled(now) {
             self.hold_expiry(now);
         }
@@ -558,6 +693,8 @@ impl Node {
             }
         };
         self.applier
+            .as_mut()
+            .expect("nothing is committed while the applier is lent")
             .apply(record, clients, &mut tell)
             .expect("a record that this server prepared decodes: prepare and apply share one codec");
         if let Origin::Handshake { conn } = origin

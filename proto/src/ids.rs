@@ -127,6 +127,10 @@ impl fmt::Display for ServerId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ConnId(pub u64);
 
+/// One connection of the quorum port, dialled or accepted, unique for the life of the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct LinkId(pub u64);
+
 /// A point on the monotonic clock of a server, in nanoseconds since that server's start of counting.
 /// Made by the shell, never read from a clock inside the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -171,6 +175,35 @@ impl Durable {
     /// The last zxid that is durable.
     pub const fn upto(self) -> Zxid {
         self.upto
+    }
+}
+
+/// Proof of the epochs that are on stable storage here. As [`Durable`], only the completion of a durable write may
+/// make one: an ACKEPOCH, a LEADERINFO and an acknowledgement of NEWLEADER are built from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DurableEpochs {
+    accepted: Epoch,
+    current: Epoch,
+}
+
+impl DurableEpochs {
+    /// To be called on the completion of a write of the superblock, or after it was read at start.
+    ///
+    /// # Panics
+    /// When a history is claimed of an epoch that was never accepted.
+    pub const fn from_completed_write(accepted: Epoch, current: Epoch) -> DurableEpochs {
+        assert!(accepted.0 >= current.0, "a history is of an epoch that was accepted");
+        DurableEpochs { accepted, current }
+    }
+
+    /// The highest epoch that this server has promised to follow.
+    pub const fn accepted(self) -> Epoch {
+        self.accepted
+    }
+
+    /// The epoch whose history is here.
+    pub const fn current(self) -> Epoch {
+        self.current
     }
 }
 

@@ -31,5 +31,7 @@ pub mod state;
 pub mod txn;
 
 pub use error::Code;
-pub use ids::{ConnId, Durable, Epoch, Instant, ServerId, SessionId, WallMs, Xid, Zxid};
+pub use ids::{
+    ConnId, Durable, DurableEpochs, Epoch, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid,
+};
 pub use stat::{Owner, Stat, StatPersisted};

@@ -147,7 +147,8 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
 
     let clock = Clock::start();
     let schemes = schemes(&settings);
-    let node = Node::new(node_config(&settings, &schemes), tree.clone(), applier, clock.now());
+    let history = log.appender.durable();
+    let node = Node::new(node_config(&settings, &schemes), history, tree.clone(), applier, clock.now());
     let cluster = superblock.contents().identity.cluster;
     let server = superblock.contents().identity.server;
     let mut policy = Policy::new(

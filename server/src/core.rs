@@ -11,12 +11,12 @@ use crate::stats::ServerStats;
 use engine::acl::Schemes;
 use engine::{Asker, Audience, Identity, Outbox, Tree};
 use node::gate::Turn;
-use node::{Clients, CloseReason, Handshake, Input, Node, Now};
+use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output};
 use parking_lot::Mutex;
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReadOp, RequestHeader, WriteReply};
 use proto::jute::{Reader, begin_frame, end_frame};
 use proto::session::password;
-use proto::{Code, ConnId, Durable, Epoch, Instant, SessionId, WallMs, Xid, Zxid};
+use proto::{Code, ConnId, Durable, DurableEpochs, Instant, SessionId, WallMs, Xid, Zxid};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -100,7 +100,7 @@ enum Item {
         session: Option<SessionId>,
     },
     Persisted(Durable),
-    EpochPersisted(Epoch),
+    EpochsPersisted(DurableEpochs),
     LogFull(bool),
     Tick,
 }
@@ -297,9 +297,9 @@ impl Core {
         self.inbox.lock().items.push(Item::Persisted(durable));
     }
 
-    /// The record of an epoch is durable.
-    pub fn submit_epoch(&self, epoch: Epoch) {
-        self.inbox.lock().items.push(Item::EpochPersisted(epoch));
+    /// Epochs are durable.
+    pub fn submit_epochs(&self, epochs: DurableEpochs) {
+        self.inbox.lock().items.push(Item::EpochsPersisted(epochs));
     }
 
     /// Time has passed.
@@ -329,8 +329,11 @@ impl Core {
             if let Some(batch) = node.take_batch() {
                 self.log.push(batch);
             }
-            if let Some(epoch) = node.epoch_wanted() {
-                self.log.want_epoch(epoch);
+            while let Some(output) = node.next_output() {
+                match output {
+                    Output::PersistEpochs { current: Some((epoch, _)), .. } => self.log.want_epoch(epoch),
+                    other => unreachable!("a server that runs alone has no peers: {other:?}"),
+                }
             }
             self.next_tick.store(node.next_timeout().0, Ordering::Relaxed);
             let saturated = node.is_saturated();
@@ -451,7 +454,7 @@ impl Item {
             },
             Item::Disconnected { conn, session } => Input::Disconnected { conn: *conn, session: *session },
             Item::Persisted(durable) => Input::Persisted(*durable),
-            Item::EpochPersisted(epoch) => Input::EpochPersisted(*epoch),
+            Item::EpochsPersisted(epochs) => Input::EpochsPersisted(*epochs),
             Item::LogFull(full) => Input::LogFull(*full),
             Item::Tick => Input::Tick,
         }

@@ -281,13 +281,14 @@ impl LogQueue {
         let history = self.writer.lock().appender.durable();
         let mut superblock = self.superblock.lock();
         let entered = superblock.accept_epoch(epoch).and_then(|()| superblock.enter_epoch(epoch, history));
+        let epochs = superblock.epochs();
         drop(superblock);
         if let Err(e) = entered {
             die(&e);
         }
         tracing::info!(%epoch, "a new epoch begins, since the counter of zxids nears its end");
         self.wake.lock().epoch_done = Some(epoch);
-        core.submit_epoch(epoch);
+        core.submit_epochs(epochs);
         core.pump();
     }
 

@@ -22,7 +22,7 @@
 
 use crate::error::Error;
 use crate::format::{get32, get64, put32, put64};
-use proto::{Durable, Epoch, ServerId};
+use proto::{Durable, DurableEpochs, Epoch, ServerId};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -282,6 +282,11 @@ impl Superblock {
             );
         }
         Ok(())
+    }
+
+    /// The epochs as they are on stable storage.
+    pub fn epochs(&self) -> DurableEpochs {
+        DurableEpochs::from_completed_write(self.contents.accepted_epoch, self.contents.current_epoch)
     }
 
     /// Promises durably to follow no epoch below `epoch`. Only after this returns may an ACKEPOCH (or a leader's own

@@ -20,7 +20,11 @@
 extern crate alloc;
 
 pub mod broadcast;
+mod config;
+mod output;
 pub mod quorum;
 
 pub use broadcast::{Broadcast, Committed};
+pub use config::{ElectionTimes, Ensemble, Recovered};
+pub use output::{Output, Records, Service};
 pub use quorum::Verifier;

@@ -3,7 +3,7 @@
 use crate::world::*;
 use node::Input;
 use proto::client::OpCode;
-use proto::{Epoch, SessionId, Zxid};
+use proto::{DurableEpochs, Epoch, SessionId, Zxid};
 
 fn near_end(left: u32) -> World {
     World::ending_at(Zxid::new(Epoch(0), u32::MAX - left))
@@ -17,18 +17,18 @@ fn zxids(seen: &[Seen]) -> Vec<Zxid> {
 #[test]
 fn the_epoch_is_asked_for_in_time_and_the_next_write_opens_it() {
     let mut w = near_end(1 << 21);
-    assert_eq!(w.node.epoch_wanted(), None);
+    assert_eq!(w.epoch_wanted(), None);
     let mut w = {
         w.connect(10_000);
         near_end(1 << 19)
     };
     let (c, s) = w.connect(20_000);
     w.done(c, OpCode::Create, &create("/e", b"", EPHEMERAL)).unwrap();
-    assert_eq!(w.node.epoch_wanted(), Some(Epoch(1)));
-    assert_eq!(w.node.epoch_wanted(), Some(Epoch(1)), "until it is durable");
+    assert_eq!(w.epoch_wanted(), Some(Epoch(1)));
+    assert_eq!(w.epoch_wanted(), None, "it is asked for once");
     w.write(c, 1, OpCode::Create, &create("/before", b"", 0));
-    assert_eq!(w.persist_epoch(), Some(Epoch(1)));
-    assert_eq!(w.node.epoch_wanted(), None);
+    w.step(Input::EpochsPersisted(DurableEpochs::from_completed_write(Epoch(1), Epoch(1))));
+    assert_eq!(w.epoch_wanted(), None);
     w.write(c, 2, OpCode::Create, &create("/after", b"", 0));
     w.write(c, 3, OpCode::Create, &create("/after2", b"", 0));
     w.seen(c);
@@ -101,5 +101,5 @@ fn an_epoch_is_entered_once() {
     let mut w = near_end(3);
     let epoch = w.persist_epoch().unwrap();
     w.connect(10_000);
-    w.step(Input::EpochPersisted(epoch));
+    w.step(Input::EpochsPersisted(DurableEpochs::from_completed_write(epoch, epoch)));
 }

@@ -3,12 +3,12 @@
 use engine::{Applier, Asker, Audience, Identity, Outbox, PrepConfig, Tree, TreeConfig};
 use node::gate::Gate;
 use node::sessions::Touch;
-use node::{Clients, CloseReason, Config, Handshake, Input, Node, Now};
+use node::{Clients, CloseReason, Config, Handshake, Input, Node, Now, Output};
 use proto::client::{ConnectRequest, OpCode, ReadOp, ReplyHeader, RequestHeader, WriteReply};
 use proto::jute::{Put, Reader};
 use proto::session::password;
 use proto::txn::Record;
-use proto::{Code, ConnId, Durable, Epoch, Instant, ServerId, SessionId, WallMs, Xid, Zxid};
+use proto::{Code, ConnId, Durable, DurableEpochs, Epoch, Instant, ServerId, SessionId, WallMs, Xid, Zxid};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -180,7 +180,8 @@ impl World {
         }
         assert_eq!(tree.digest_mismatches(), 0, "replay ends in the state that was logged");
         let wall = WallMs(WALL_MS + now.as_ms() as i64);
-        let node = Node::new(config.clone(), tree.clone(), applier, Now { mono: now, wall });
+        let history = Durable::from_completed_write(tree.applied());
+        let node = Node::new(config.clone(), history, tree.clone(), applier, Now { mono: now, wall });
         World { now, wall, node, tree, lines, durable, queue: VecDeque::new(), config, next_conn: 0 }
     }
 
@@ -231,10 +232,18 @@ impl World {
         }
     }
 
+    /// The epoch that the server asks for; once for each.
+    pub fn epoch_wanted(&mut self) -> Option<Epoch> {
+        match self.node.next_output()? {
+            Output::PersistEpochs { accepted, current: Some((epoch, _)) } if accepted == epoch => Some(epoch),
+            other => panic!("a server that runs alone asks for {other:?}"),
+        }
+    }
+
     /// The record of the epoch that is wanted is durable.
     pub fn persist_epoch(&mut self) -> Option<Epoch> {
-        let epoch = self.node.epoch_wanted()?;
-        self.step(Input::EpochPersisted(epoch));
+        let epoch = self.epoch_wanted()?;
+        self.step(Input::EpochsPersisted(DurableEpochs::from_completed_write(epoch, epoch)));
         Some(epoch)
     }
 
