@@ -140,6 +140,23 @@ impl Settings {
             ("four-letter words", self.four_letter_words.to_string()),
             ("reconfiguration", on(self.reconfig)),
         ];
+        let operations = &self.operations;
+        lines.push((
+            "admin interface",
+            operations
+                .admin
+                .as_ref()
+                .map_or("off".to_owned(), |a| format!("http://{}{}", a.listen, a.command_url)),
+        ));
+        lines.push((
+            "Prometheus port",
+            operations.prometheus.as_ref().map_or("none".to_owned(), ToString::to_string),
+        ));
+        lines.push((
+            "slow requests",
+            operations.slow_request_ms.map_or("not logged".to_owned(), |ms| format!("logged above {ms} ms")),
+        ));
+        lines.push(("audit", on(operations.audit)));
         if let Some(id) = self.my_id {
             lines.push(("myid", id.to_string()));
         }

@@ -292,9 +292,7 @@ const KB_MAX: i64 = i64::MAX / 1024;
 const NO_TLS: &str = "TLS is not available yet; Falconer does not start half-protected";
 const NO_SASL: &str = "SASL is not available yet; Falconer does not start half-protected";
 const NO_ENSEMBLE: &str = "concerns ensembles, which are not available in this version";
-const NO_ADMIN: &str = "the admin interface is not available in this version; the four-letter words are";
-const NO_METRICS: &str = "the endpoint for metrics is not available in this version: nothing listens for a scraper; mntr has the numbers, if 4lw.commands.whitelist names it";
-const NO_AUDIT: &str = "the audit log is not available in this version: no audit line is written";
+const NO_METRICS: &str = "a setting of a metrics provider that is not available here";
 const OWN_THROTTLE: &str = "Falconer throttles by itself: requests in flight per connection, and bytes in flight in all, are bounded";
 const JVM: &str = "tunes the Java implementation";
 
@@ -329,6 +327,9 @@ pub static KEYS: &[Key] = &[
     key(Section::Own, "falconer.znode.container.maxPerMinute", Own, FileInt(1, I32), "", Honoured, "wins over the property without prefix"),
     key(Section::Own, "falconer.znode.container.maxNeverUsedIntervalMs", Own, FileInt(0, i64::MAX), "", Honoured, "wins over the property without prefix"),
     key(Section::Own, "falconer.walBackend", Own, Choice(&["auto", "uring", "pwritev2", "buffered"]), "auto", Honoured, "how the log is written; auto takes the first of uring, pwritev2, buffered that works on this directory"),
+    key(Section::Own, "falconer.metrics", Own, FileBool, "true", Honoured, "whether times of stages, operations and namespaces are counted; false leaves what srvr shows"),
+    key(Section::Own, "falconer.slowRequestMs", Own, FileInt(0, I32), "1000", Honoured, "a request that took longer is logged with the time of each stage, at most one a second; 0 is off"),
+    key(Section::Own, "falconer.diskCheck", Own, FileBool, "true", Honoured, "whether the start writes a few blocks beside the log to see what the disk is worth; some ten ms"),
     key(Section::Own, "falconer.eventLoops", Own, FileInt(0, limits::EVENT_LOOPS_MAX), "0", Honoured, "threads that own client connections; 0 is one per core, at most 16"),
 
     // --- Properties without prefix
@@ -433,32 +434,32 @@ pub static KEYS: &[Key] = &[
     unread(Behaviour, "DigestAuthenticationProvider.digestAlg", "SHA1", Refused, "only SHA1 is available; with another algorithm every digest ACL would mean other people"),
     unread(Behaviour, "emulate353TTLNodes", "false", Refused, "the ephemeral-owner encoding of ZooKeeper 3.5.3 is not available; it would change the meaning of stored znodes"),
     unread(Behaviour, "enableEagerACLCheck", "false", Ignored, "ACLs are checked once, at the moment of effect"),
-    unread(Behaviour, "IPAuthenticationProvider.usexforwardedfor", "false", Refused, "there is no admin interface in this version whose X-Forwarded-For could be read"),
+    unread(Behaviour, "IPAuthenticationProvider.usexforwardedfor", "false", Refused, "the address of a client is the one that it connects from"),
 
     // --- Operations
     key(Operations, "4lw.commands.whitelist", Both, Text, "", Honoured, "four-letter words that are answered: a comma list, or * for all; srvr always is"),
-    key(Operations, "admin.enableServer", Both, ExactFalse, "true", Ignored, NO_ADMIN),
-    unread(Operations, "admin.serverAddress", "0.0.0.0", Ignored, NO_ADMIN),
-    unread(Operations, "admin.serverPort", "8080", Ignored, NO_ADMIN),
-    unread(Operations, "admin.idleTimeout", "30000", Ignored, NO_ADMIN),
-    unread(Operations, "admin.commandURL", "/commands", Ignored, NO_ADMIN),
-    unread(Operations, "admin.snapshot.enabled", "true", Ignored, NO_ADMIN),
-    unread(Operations, "admin.restore.enabled", "true", Ignored, NO_ADMIN),
-    unread(Operations, "admin.rateLimiterIntervalInMS", "300000", Ignored, NO_ADMIN),
-    unread(Operations, "admin.httpVersion", "11", Silent, NO_ADMIN),
+    key(Operations, "admin.enableServer", Both, ExactFalse, "true", Honoured, "the admin interface: commands, metrics, health, the page; a port that can't be had is a warning, the server starts without it"),
+    key(Operations, "admin.serverAddress", Both, Text, "127.0.0.1", Honoured, "where the admin interface listens; ZooKeeper's default is all addresses, here only this machine reaches it unless an address is given: 0.0.0.0 opens it to all"),
+    key(Operations, "admin.serverPort", Both, Int(0, 65535), "8080", Honoured, "port of the admin interface"),
+    key(Operations, "admin.idleTimeout", Both, Int(1, 600_000), "30000", Honoured, "ms until a connection to the admin interface that says nothing is closed"),
+    key(Operations, "admin.commandURL", Both, Text, "/commands", Honoured, "path in front of the commands"),
+    key(Operations, "admin.snapshot.enabled", Both, ExactFalse, "true", Honoured, "whether the command snapshot answers"),
+    unread(Operations, "admin.restore.enabled", "true", Ignored, "the command restore is refused in this version: a running server is not replaced; start from an Apache snapshot in version-2 instead"),
+    key(Operations, "admin.rateLimiterIntervalInMS", Both, Int(0, I32), "300000", Honoured, "time between two restores in ms, and between two snapshots in µs, as in ZooKeeper"),
+    unread(Operations, "admin.httpVersion", "11", Silent, "the interface speaks HTTP/1.1 and 1.0"),
     unread(Operations, "admin.portUnification", "false", Refused, NO_TLS),
     unread(Operations, "admin.forceHttps", "false", Refused, NO_TLS),
     unread(Operations, "admin.needClientAuth", "false", Refused, NO_TLS),
-    key(Operations, "metricsProvider.className", File, Unread, "org.apache.zookeeper.metrics.impl.DefaultMetricsProvider", Ignored, NO_METRICS),
-    key(Operations, "metricsProvider.httpHost", File, Unread, "0.0.0.0", Ignored, NO_METRICS),
-    key(Operations, "metricsProvider.httpPort", File, Unread, "7000", Ignored, NO_METRICS),
-    key(Operations, "metricsProvider.exportJvmInfo", File, Unread, "true", Silent, "there is no JVM"),
+    key(Operations, "metricsProvider.className", File, Text, "org.apache.zookeeper.metrics.impl.DefaultMetricsProvider", Honoured, "with ...metrics.prometheus.PrometheusMetricsProvider a port of its own answers /metrics, and mntr has its form; the admin interface answers /metrics always"),
+    key(Operations, "metricsProvider.httpHost", File, Text, "0.0.0.0", Honoured, "where the Prometheus provider listens"),
+    key(Operations, "metricsProvider.httpPort", File, FileInt(0, 65535), "7000", Honoured, "port of the Prometheus provider"),
+    key(Operations, "metricsProvider.exportJvmInfo", File, FileBool, "true", Honoured, "adds process_* and, for dashboards that ask for them, jvm_* of this process"),
     key(Operations, "metricsProvider.numWorkerThreads", File, Unread, "1", Silent, JVM),
     key(Operations, "metricsProvider.maxQueueSize", File, Unread, "1000000", Silent, JVM),
     key(Operations, "metricsProvider.workerShutdownTimeoutMs", File, Unread, "1000", Silent, JVM),
     key(Operations, "metricsProvider.*", File, Unread, "", Ignored, NO_METRICS),
-    unread(Operations, "audit.enable", "false", Ignored, NO_AUDIT),
-    unread(Operations, "audit.impl.class", "", Ignored, NO_AUDIT),
+    key(Operations, "audit.enable", Both, Bool, "false", Honoured, "a line for each change, in ZooKeeper's form, in the server's log under the name audit"),
+    unread(Operations, "audit.impl.class", "", Ignored, "classes can't be loaded; audit lines go to the server's log"),
 
     // --- TLS
     key(Tls, "secureClientPort", File, Unread, "", Refused, NO_TLS),

@@ -36,6 +36,42 @@ pub struct Settings {
     pub auth: Auth,
     /// Four-letter words that are answered.
     pub four_letter_words: Whitelist,
+    /// What operators see.
+    pub operations: Operations,
+}
+
+/// Admin interface, metrics, audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operations {
+    /// The admin interface; `None`: there is none.
+    pub admin: Option<Admin>,
+    /// Where Prometheus scrapes, if a port of its own is asked for.
+    pub prometheus: Option<HostPort>,
+    /// Whether `process_*` and `jvm_*` stand among the metrics.
+    pub process_metrics: bool,
+    /// Whether stages, operations and namespaces are counted.
+    pub detailed_metrics: bool,
+    /// A request that took longer is logged; ms, `None` is off.
+    pub slow_request_ms: Option<u32>,
+    /// Whether the start measures the disk.
+    pub disk_check: bool,
+    /// Whether changes are audited.
+    pub audit: bool,
+}
+
+/// The admin interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: HostPort,
+    /// What stands in front of the commands: begins with `/`, does not end with it.
+    pub command_url: String,
+    /// A silent connection is closed after this many ms.
+    pub idle_timeout_ms: u32,
+    /// Whether `snapshot` answers.
+    pub snapshot_enabled: bool,
+    /// Between two restores in ms, and between two snapshots in µs (so it is in ZooKeeper).
+    pub rate_limit: u32,
 }
 
 /// Directories, log, snapshots.

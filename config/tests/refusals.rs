@@ -314,20 +314,11 @@ fn the_words_that_are_no_booleans() {
 /// What is missing is said of what asks for it, and of nothing else.
 #[test]
 fn what_this_version_lacks_warns_only_those_who_ask_for_it() {
-    let prometheus =
-        "metricsProvider.className=org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider";
-    let default = "metricsProvider.className=org.apache.zookeeper.metrics.impl.DefaultMetricsProvider";
     for (line, level) in [
-        ("admin.enableServer=true", Level::Info),
-        ("admin.enableServer=false", Level::Info),
-        ("admin.serverPort=8080", Level::Info),
-        ("admin.serverPort=8081", Level::Warning),
-        (prometheus, Level::Warning),
-        (default, Level::Info),
-        ("metricsProvider.className=my.Own", Level::Warning),
-        ("metricsProvider.httpPort=7001", Level::Warning),
-        ("audit.enable=true", Level::Warning),
-        ("audit.enable=false", Level::Info),
+        ("admin.restore.enabled=true", Level::Info),
+        ("admin.restore.enabled=false", Level::Warning),
+        ("audit.impl.class=my.Own", Level::Warning),
+        ("metricsProvider.nonsense=1", Level::Warning),
         ("db.autocreate=false", Level::Warning),
         ("globalOutstandingLimit=5", Level::Warning),
         ("initLimit=10", Level::Info),
@@ -435,4 +426,49 @@ fn who_wins() {
     assert_eq!((both.storage.snap_count, both.client.request_bytes_max), (20, 5000));
     assert_eq!(both.storage.slow_sync_warning_ms, 8);
     assert_eq!(resolve("falconer.jute.maxbuffer=7000\n", env()).client.request_bytes_max, 7000);
+}
+
+#[test]
+fn the_admin_interface_is_of_this_machine_unless_an_address_opens_it() {
+    let operations = |lines: &str| {
+        Settings::resolve(raw(&format!("{BASE}{lines}")), &Env::empty()).map(|(s, _)| s.operations)
+    };
+    let admin = operations("").unwrap().admin.unwrap();
+    assert_eq!(
+        (admin.listen.to_string(), admin.command_url.as_str()),
+        ("127.0.0.1:8080".into(), "/commands")
+    );
+    let admin =
+        operations("admin.serverAddress=0.0.0.0\nadmin.serverPort=81\nadmin.commandURL=/zk/").unwrap().admin;
+    let admin = admin.unwrap();
+    assert_eq!((admin.listen.to_string(), admin.command_url.as_str()), ("0.0.0.0:81".into(), "/zk"));
+    assert_eq!(operations("admin.enableServer=false").unwrap().admin, None);
+    assert!(
+        operations("admin.enableServer=False").unwrap().admin.is_some(),
+        "only the exact word switches it off"
+    );
+    for bad in [
+        "admin.commandURL=commands",
+        "admin.commandURL=/",
+        "admin.commandURL=/a b",
+        "admin.serverAddress=a b",
+    ] {
+        assert!(operations(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn prometheus_listens_only_when_its_provider_is_named() {
+    let prometheus = |lines: &str| {
+        Settings::resolve(raw(&format!("{BASE}{lines}")), &Env::empty())
+            .map(|(s, _)| s.operations.prometheus.map(|p| p.to_string()))
+    };
+    let class = "metricsProvider.className=org.apache.zookeeper.metrics";
+    assert_eq!(prometheus("metricsProvider.httpPort=7001").unwrap(), None);
+    assert_eq!(prometheus(&format!("{class}.impl.DefaultMetricsProvider")).unwrap(), None);
+    let own = format!("{class}.prometheus.PrometheusMetricsProvider");
+    assert_eq!(prometheus(&own).unwrap().as_deref(), Some("0.0.0.0:7000"));
+    let placed = format!("{own}\nmetricsProvider.httpHost=::1\nmetricsProvider.httpPort=1");
+    assert_eq!(prometheus(&placed).unwrap().as_deref(), Some("[::1]:1"));
+    assert!(prometheus("metricsProvider.className=my.Own").is_err());
 }

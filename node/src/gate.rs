@@ -12,15 +12,15 @@
 use crate::limits;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use proto::Xid;
+use proto::{Instant, Xid};
 
 /// A request in the gate.
 #[derive(Debug, PartialEq, Eq)]
 enum Waiting {
     /// Gone to the node; its reply comes through [`Gate::complete`].
-    Ordered { xid: Xid, op: i32, received_ms: u64 },
+    Ordered { xid: Xid, op: i32, received: Instant },
     /// To be answered here, once everything before it is: the frame's payload.
-    Local { request: Box<[u8]>, received_ms: u64 },
+    Local { request: Box<[u8]>, received: Instant },
 }
 
 /// A local request whose turn has come.
@@ -28,8 +28,8 @@ enum Waiting {
 pub struct Turn {
     /// The frame's payload.
     pub request: Box<[u8]>,
-    /// When it was read, in ms of the server's monotonic clock.
-    pub received_ms: u64,
+    /// When it was read.
+    pub received: Instant,
 }
 
 /// The requests of one connection that have no reply yet.
@@ -67,24 +67,24 @@ impl Gate {
     }
 
     /// Takes a place for a request that goes to the node: a write or a sync, with its operation code.
-    pub fn admit_ordered(&mut self, xid: Xid, op: i32, received_ms: u64) {
-        self.waiting.push_back(Waiting::Ordered { xid, op, received_ms });
+    pub fn admit_ordered(&mut self, xid: Xid, op: i32, received: Instant) {
+        self.waiting.push_back(Waiting::Ordered { xid, op, received });
     }
 
     /// Takes a place for a request that is answered here, behind what waits.
-    pub fn admit_local(&mut self, request: &[u8], received_ms: u64) {
+    pub fn admit_local(&mut self, request: &[u8], received: Instant) {
         self.bytes += request.len();
-        self.waiting.push_back(Waiting::Local { request: request.into(), received_ms });
+        self.waiting.push_back(Waiting::Local { request: request.into(), received });
     }
 
-    /// The oldest request is answered by the node. Returns its operation code and when it was read, in ms.
+    /// The oldest request is answered by the node. Returns its operation code and when it was read.
     ///
     /// # Panics
     /// When the oldest request is not `xid`: replies would leave in the wrong order, and every client would
     /// take them for answers to other questions.
-    pub fn complete(&mut self, xid: Xid) -> (i32, u64) {
+    pub fn complete(&mut self, xid: Xid) -> (i32, Instant) {
         match self.waiting.pop_front() {
-            Some(Waiting::Ordered { xid: oldest, op, received_ms }) if oldest == xid => (op, received_ms),
+            Some(Waiting::Ordered { xid: oldest, op, received }) if oldest == xid => (op, received),
             other => panic!("the reply to {xid:?} met {other:?} at the head of the gate"),
         }
     }
@@ -93,9 +93,9 @@ impl Gate {
     pub fn next_local(&mut self) -> Option<Turn> {
         match self.waiting.front() {
             Some(Waiting::Local { .. }) => match self.waiting.pop_front() {
-                Some(Waiting::Local { request, received_ms }) => {
+                Some(Waiting::Local { request, received }) => {
                     self.bytes -= request.len();
-                    Some(Turn { request, received_ms })
+                    Some(Turn { request, received })
                 }
                 _ => unreachable!("the head was just looked at"),
             },
@@ -109,20 +109,24 @@ mod tests {
     use super::*;
     use alloc::vec;
 
+    fn at(ns: u64) -> Instant {
+        Instant(ns)
+    }
+
     #[test]
     fn reads_wait_for_the_writes_before_them_only() {
         let mut g = Gate::new();
         assert!(g.is_open());
-        g.admit_ordered(Xid(1), 5, 10);
-        g.admit_local(b"r2", 11);
-        g.admit_local(b"r3", 12);
-        g.admit_ordered(Xid(4), 5, 13);
-        g.admit_local(b"r5", 14);
+        g.admit_ordered(Xid(1), 5, at(10));
+        g.admit_local(b"r2", at(11));
+        g.admit_local(b"r3", at(12));
+        g.admit_ordered(Xid(4), 5, at(13));
+        g.admit_local(b"r5", at(14));
         assert!(!g.is_open());
         assert_eq!(g.next_local(), None, "the write before them is not complete");
-        assert_eq!(g.complete(Xid(1)), (5, 10));
+        assert_eq!(g.complete(Xid(1)), (5, at(10)));
         assert_eq!(g.next_local().map(|t| t.request.into_vec()), Some(b"r2".to_vec()));
-        assert_eq!(g.next_local().map(|t| t.received_ms), Some(12));
+        assert_eq!(g.next_local().map(|t| t.received), Some(at(12)));
         assert_eq!(g.next_local(), None, "the second write is not complete");
         g.complete(Xid(4));
         assert!(g.next_local().is_some());
@@ -134,12 +138,12 @@ mod tests {
         let mut g = Gate::new();
         for i in 0..limits::GATE_REQUESTS {
             assert!(!g.is_full());
-            g.admit_ordered(Xid(i as i32), 1, 0);
+            g.admit_ordered(Xid(i as i32), 1, at(0));
         }
         assert!(g.is_full());
         let mut g = Gate::new();
-        g.admit_ordered(Xid(0), 1, 0);
-        g.admit_local(&vec![0; limits::GATE_BYTES], 0);
+        g.admit_ordered(Xid(0), 1, at(0));
+        g.admit_local(&vec![0; limits::GATE_BYTES], at(0));
         assert!(g.is_full());
     }
 
@@ -147,8 +151,8 @@ mod tests {
     #[should_panic(expected = "head of the gate")]
     fn replies_in_the_wrong_order_are_a_bug() {
         let mut g = Gate::new();
-        g.admit_ordered(Xid(1), 1, 0);
-        g.admit_ordered(Xid(2), 1, 0);
+        g.admit_ordered(Xid(1), 1, at(0));
+        g.admit_ordered(Xid(2), 1, at(0));
         g.complete(Xid(2));
     }
 }

@@ -9,6 +9,7 @@ use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
 use crate::snapshots::{Snapshots, cluster_bytes};
+use crate::stats::Measure;
 use crate::version;
 use config::{Retention, Settings, WalBackend};
 use engine::acl::{DigestScheme, Schemes, SuperDigest};
@@ -108,6 +109,9 @@ struct Recovered {
     superblock: Superblock,
     replayed: u64,
     replayed_bytes: u64,
+    /// The time that the snapshot took, and the whole of it.
+    load_time: std::time::Duration,
+    time: std::time::Duration,
 }
 
 /// Runs a server until it is told to stop.
@@ -131,7 +135,8 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
     let directories = [snapshot_dir.path().to_owned(), log_dir.path().to_owned()];
 
     let recovered = recover(&settings, &*data, snapshot_dir.clone(), log_dir)?;
-    let Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes } = recovered;
+    let Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes, load_time, time } =
+        recovered;
     tracing::info!("{}", log.said);
     if log.found.torn.is_some() {
         tracing::info!("the end of the log was torn by the last crash: nobody had been told of what it held");
@@ -171,6 +176,7 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
         },
         slow_ms: settings.storage.slow_sync_warning_ms,
         directories,
+        backend: log_backend(&log.said),
     });
 
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -188,6 +194,11 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
     let port = address.map(|a| a.port());
     let core =
         Arc::new(Core::new(settings.clone(), tree, schemes, node, queue, handles, clock, port, descriptors));
+    let ns = |d: std::time::Duration| d.as_nanos() as u64;
+    core.stats.measure(Measure::RecoveryLoad, ns(load_time), 1);
+    core.stats.measure(Measure::RecoveryReplay, ns(time.saturating_sub(load_time)), 1);
+    core.stats.measure(Measure::Recovery, ns(time), 1);
+    core.stats.measure(Measure::RecoveryRecords, replayed, 1);
 
     let mut threads = Vec::new();
     for (index, event_loop) in loops.into_iter().enumerate() {
@@ -239,6 +250,13 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<std::threa
         .name(name.clone())
         .spawn(run)
         .map_err(|e| Failure::System(format!("the thread {name} can't be started: {e}")))
+}
+
+/// The word for how the log is written, out of what the log says of itself.
+fn log_backend(said: &str) -> String {
+    let words = ["uring", "pwritev2", "buffered"];
+    let first = words.iter().filter_map(|w| Some((said.find(w)?, *w))).min();
+    first.map_or("unknown", |(_, word)| word).to_owned()
 }
 
 /// A thread that panicked has ended the process already.
@@ -366,6 +384,7 @@ fn recover(
     snapshot_dir: Arc<dyn Dir>,
     log_dir: Arc<dyn Dir>,
 ) -> Result<Recovered, Failure> {
+    let began = std::time::Instant::now();
     let identity = Identity { server: settings.my_id.unwrap_or(ServerId(0)), cluster: 0 };
     let mut superblock = match Superblock::open(data)? {
         Some(superblock) => {
@@ -419,6 +438,7 @@ fn recover(
     }
     let (tree, mut applier, loaded_end) = load_newest(settings, &mut catalogue, recovery.base())?;
 
+    let load_time = began.elapsed();
     let start = tree.applied();
     let mut replayed = 0_u64;
     let mut replayed_bytes = 0_u64;
@@ -453,7 +473,8 @@ fn recover(
         );
     }
     let log = recovery.finish(&mut superblock, start)?;
-    Ok(Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes })
+    let time = began.elapsed();
+    Ok(Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes, load_time, time })
 }
 
 /// A log whose superblock is gone is somebody's data, not a fresh directory.

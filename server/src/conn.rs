@@ -71,6 +71,14 @@ pub struct ConnStats {
     pub established_ms: AtomicI64,
     /// Frames read.
     pub received: AtomicU64,
+    /// Bytes of the frames read, since the connection began.
+    pub received_bytes: AtomicU64,
+    /// Bytes that the socket took, since the connection began.
+    pub sent_bytes: AtomicU64,
+    /// Bytes of the last flush.
+    pub last_flush_bytes: AtomicU64,
+    /// Bytes of the largest flush.
+    pub max_flush_bytes: AtomicU64,
     /// Frames written.
     pub sent: AtomicU64,
     /// Operation code of the last reply; 0: none yet.
@@ -111,10 +119,23 @@ impl ConnStats {
         self.counted.store(0, Ordering::Relaxed);
     }
 
+    /// A frame of `bytes` was read.
+    pub fn received(&self, bytes: usize) {
+        add(&self.received, 1);
+        add(&self.received_bytes, bytes as u64);
+    }
+
+    /// The socket took `bytes`.
+    fn flushed(&self, bytes: u64) {
+        add(&self.sent_bytes, bytes);
+        self.last_flush_bytes.store(bytes, Ordering::Relaxed);
+        if bytes > self.max_flush_bytes.load(Ordering::Relaxed) {
+            self.max_flush_bytes.store(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Counts one reply to operation `op`, number `xid`, that took `latency_ms`.
     pub fn replied(&self, op: i32, xid: i32, zxid: i64, now: Instant, latency_ms: u64) {
-        // One thread at a time replies on a connection, so plain loads and stores count right.
-        let add = |a: &AtomicU64, n: u64| a.store(a.load(Ordering::Relaxed) + n, Ordering::Relaxed);
         add(&self.sent, 1);
         self.last_op.store(op, Ordering::Relaxed);
         if xid >= 0 {
@@ -132,6 +153,12 @@ impl ConnStats {
         add(&self.total_latency_ms, latency_ms);
         add(&self.counted, 1);
     }
+}
+
+/// One thread at a time reads a connection, one replies on it and one writes to its socket: plain loads and stores
+/// count right.
+fn add(cell: &AtomicU64, n: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 /// Bytes on their way to the client.
@@ -262,6 +289,7 @@ impl Conn {
             out.taken = bytes.len();
             drop(out);
             let (written, end) = self.write_out(&bytes);
+            self.stats.flushed(written as u64);
             out = self.out.lock();
             out.writing = false;
             out.taken = 0;

@@ -7,10 +7,11 @@ use crate::conn::{AttachedSession, Conn, ConnTable, Flush};
 use crate::event_loop::{LoopHandle, Message};
 use crate::limits;
 use crate::log::LogQueue;
-use crate::stats::ServerStats;
+use crate::stats::{Counter, Measure, ServerStats};
 use engine::acl::Schemes;
 use engine::{Asker, Audience, Identity, Outbox, Tree};
 use node::gate::Turn;
+use node::stage::Stage;
 use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output};
 use parking_lot::Mutex;
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReadOp, RequestHeader, WriteReply};
@@ -61,6 +62,17 @@ pub struct Core {
     client_port: Option<u16>,
 }
 
+/// Bytes written to clients in one go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ResponseSizes {
+    /// By the connection looked at last.
+    pub last: u64,
+    /// The largest.
+    pub max: u64,
+    /// The smallest of the last ones of each connection.
+    pub min: u64,
+}
+
 /// The node, with the buffers that its stepping thread reuses.
 struct Stepper {
     node: Node,
@@ -88,6 +100,8 @@ enum Item {
         op: OpCode,
         start: usize,
         end: usize,
+        /// When it came here.
+        submitted: Instant,
     },
     Sync {
         conn: ConnId,
@@ -99,7 +113,8 @@ enum Item {
         conn: ConnId,
         session: Option<SessionId>,
     },
-    Persisted(Durable),
+    /// With the time when the write was complete.
+    Persisted(Durable, Instant),
     EpochsPersisted(DurableEpochs),
     LogFull(bool),
     Tick,
@@ -166,6 +181,8 @@ impl Core {
         descriptors: u64,
     ) -> Core {
         let next_tick = AtomicU64::new(node.next_timeout().0);
+        // Every loop counts for itself, and so does the log thread.
+        let stats = ServerStats::new(loops.len() + 1, settings.operations.detailed_metrics);
         Core {
             frame_max: settings.client.request_bytes_max as usize,
             schemes,
@@ -177,8 +194,8 @@ impl Core {
             inbox: Mutex::default(),
             conns: ConnTable::default(),
             log,
+            stats,
             loops,
-            stats: ServerStats::default(),
             saturated: AtomicBool::new(false),
             log_full: AtomicBool::new(false),
             next_tick,
@@ -209,6 +226,24 @@ impl Core {
         };
         let bucket = u64::from(self.settings.client.sessionless_timeout_ms).max(1);
         ((from + patience) / bucket + 1) * bucket
+    }
+
+    /// Bytes that sockets of clients took, of all connections that ever were.
+    pub fn sent_bytes(&self) -> u64 {
+        let live = |c: Arc<Conn>| c.stats.sent_bytes.load(Ordering::Relaxed);
+        self.stats.get(Counter::SentBytes) + self.conns.all().into_iter().map(live).sum::<u64>()
+    }
+
+    /// Sizes of what flushes wrote, over the live connections.
+    pub fn client_response_sizes(&self) -> ResponseSizes {
+        let mut sizes = ResponseSizes::default();
+        for c in self.conns.all() {
+            let (last, max) = (&c.stats.last_flush_bytes, &c.stats.max_flush_bytes);
+            sizes.last = last.load(Ordering::Relaxed);
+            sizes.max = sizes.max.max(max.load(Ordering::Relaxed));
+            sizes.min = if sizes.min == 0 { sizes.last } else { sizes.min.min(sizes.last) };
+        }
+        sizes
     }
 
     /// The clocks.
@@ -258,9 +293,14 @@ impl Core {
         self.inbox.lock().items.push(Item::Connect { conn, request });
     }
 
-    /// A write has taken its place in the gate.
+    /// A write has taken its place in the gate, at about `submitted`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one request, which nobody else puts together"
+    )]
     pub fn submit_write(
         &self,
+        submitted: Instant,
         conn: ConnId,
         session: SessionId,
         xid: Xid,
@@ -272,7 +312,7 @@ impl Core {
         let start = inbox.bytes.len();
         inbox.bytes.extend_from_slice(body);
         let end = inbox.bytes.len();
-        inbox.items.push(Item::Write { conn, session, xid, identity, op, start, end });
+        inbox.items.push(Item::Write { conn, session, xid, identity, op, start, end, submitted });
         if end >= limits::INBOX_BYTES {
             self.saturated.store(true, Ordering::Relaxed);
         }
@@ -293,8 +333,8 @@ impl Core {
     }
 
     /// The log has made a batch durable.
-    pub fn submit_persisted(&self, durable: Durable) {
-        self.inbox.lock().items.push(Item::Persisted(durable));
+    pub fn submit_persisted(&self, durable: Durable, at: Instant) {
+        self.inbox.lock().items.push(Item::Persisted(durable, at));
     }
 
     /// Epochs are durable.
@@ -316,18 +356,27 @@ impl Core {
             let stepper_ref = &mut *stepper;
             std::mem::swap(&mut *self.inbox.lock(), &mut stepper_ref.work);
             let now = self.clock.now();
-            let step = Step { core: self, now: now.mono, touched: Mutex::new(Vec::new()) };
+            let step = Step::new(self, now.mono);
             let Inbox { items, bytes } = &mut stepper_ref.work;
             let node = &mut stepper_ref.node;
+            let mut laps = Laps::new(self, now.mono, items.len());
             for item in items.drain(..) {
+                laps.next(&item, node, &step);
+                let before = node.in_flight();
                 node.step(now, item.as_input(bytes), &step);
+                laps.done(&item, before, node.in_flight());
             }
+            let stepped = laps.end();
+            step.end_events();
             bytes.clear();
             if bytes.capacity() > limits::INBOX_BYTES {
                 *bytes = Vec::new();
             }
             if let Some(batch) = node.take_batch() {
-                self.log.push(batch);
+                let records = batch.len() as u64;
+                self.stats.add(Counter::Queued, records);
+                self.log.push(batch, stepped);
+                self.stats.stage(Stage::Propose, stepped, self.lap_clock(stepped), records);
             }
             while let Some(output) = node.next_output() {
                 match output {
@@ -339,6 +388,7 @@ impl Core {
             let saturated = node.is_saturated();
             let was = self.saturated.swap(saturated, Ordering::Relaxed);
             drop(stepper);
+            let replies = step.replies.load(Ordering::Relaxed);
             let mut touched = step.touched.into_inner();
             if touched.len() >= limits::FLUSH_ALONE && self.loops.len() > 1 {
                 // A fan-out: each loop writes to its own sockets, all cores at once.
@@ -351,6 +401,9 @@ impl Core {
                 touched.truncate(own);
             }
             touched.iter().for_each(|c| self.flush_touched(c));
+            if replies > 0 {
+                self.stats.stage(Stage::Reply, stepped, self.lap_clock(stepped), replies);
+            }
             if was && !saturated {
                 self.loops.iter().for_each(|l| l.send(Message::ResumeAll));
             }
@@ -359,6 +412,11 @@ impl Core {
                 return;
             }
         }
+    }
+
+    /// The time, where times are taken; else the one given.
+    pub fn lap_clock(&self, otherwise: Instant) -> Instant {
+        if self.stats.is_detailed() { self.clock.mono() } else { otherwise }
     }
 
     /// Writes out what the node has left in the outbox of a connection.
@@ -385,11 +443,14 @@ impl Core {
         r
     }
 
-    /// Answers a request from the tree, in its turn; the caller holds the gate. `request` is the frame's
-    /// payload.
-    pub fn answer_locally(&self, conn: &Conn, request: &[u8], received_ms: u64, now: Instant) {
+    /// Answers a request from the tree, in its turn; the caller holds the gate and counts the reply. `request` is
+    /// the frame's payload.
+    pub fn answer_locally(&self, conn: &Conn, request: &[u8], received: Instant, now: Instant) -> Measure {
         let mut r = Reader::new(request);
-        let Ok(header) = RequestHeader::decode(&mut r) else { return conn.cut() };
+        let Ok(header) = RequestHeader::decode(&mut r) else {
+            conn.cut();
+            return Measure::Other;
+        };
         let op = OpCode::from_wire(header.op);
         match op.map(|op| (op, ReadOp::decode(op, &mut r))) {
             Some((_, Some(Ok(read)))) => {
@@ -412,17 +473,103 @@ impl Core {
             }
             None => self.refuse(conn, header.xid, Code::Unimplemented),
         }
-        self.count_reply(conn, header.op, header.xid, self.tree.applied(), received_ms, now);
+        self.note_reply(conn, header.op, header.xid, self.tree.applied(), received, now);
+        if op == Some(OpCode::Ping) { Measure::Other } else { Measure::Read }
     }
 
     fn refuse(&self, conn: &Conn, xid: Xid, code: Code) {
+        self.stats.add(Counter::Errors, 1);
         conn.append(&mut |out| WriteReply::Error(code).encode_frame(out, xid, self.tree.applied()));
     }
 
-    fn count_reply(&self, conn: &Conn, op: i32, xid: Xid, zxid: Zxid, received_ms: u64, now: Instant) {
-        let latency_ms = now.as_ms().saturating_sub(received_ms);
-        conn.stats.replied(op, xid.0, zxid.to_wire(), now, latency_ms);
-        self.stats.replied(latency_ms);
+    /// What the connection remembers of its last reply. Returns how long it took, in ns.
+    fn note_reply(&self, conn: &Conn, op: i32, xid: Xid, zxid: Zxid, received: Instant, now: Instant) -> u64 {
+        let ns = now.0.saturating_sub(received.0);
+        conn.stats.replied(op, xid.0, zxid.to_wire(), now, ns / 1_000_000);
+        ns
+    }
+}
+
+/// Takes the time of runs of items of one kind while the node steps through them.
+struct Laps<'a> {
+    core: &'a Core,
+    run: Run,
+    began: Instant,
+    /// Records of the run.
+    records: u64,
+    /// When the writes of the run came, and how many of them at that time.
+    submitted: (Instant, u64),
+    step_began: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    Prepare,
+    Apply,
+}
+
+impl<'a> Laps<'a> {
+    fn new(core: &'a Core, now: Instant, items: usize) -> Laps<'a> {
+        core.stats.measure(Measure::NodeQueue, items as u64, u64::from(items > 0));
+        Laps { core, run: Run::Prepare, began: now, records: 0, submitted: (now, 0), step_began: now }
+    }
+
+    /// Before an item is stepped.
+    fn next(&mut self, item: &Item, node: &Node, step: &Step<'_>) {
+        let run = if matches!(item, Item::Persisted(..)) { Run::Apply } else { Run::Prepare };
+        if run != self.run && self.core.stats.is_detailed() {
+            // Only where something was done: most changes of kind are at the very beginning.
+            if self.records > 0 || node.in_flight() > 0 {
+                self.turn(run);
+                step.now.store(self.began.0, Ordering::Relaxed);
+            }
+            self.run = run;
+        }
+        if let Item::Write { submitted, .. } = item {
+            if self.submitted.0 != *submitted {
+                self.admitted();
+                self.submitted.0 = *submitted;
+            }
+            self.submitted.1 += 1;
+        }
+    }
+
+    /// After it: so many records were in flight before, and are now.
+    fn done(&mut self, item: &Item, before: usize, after: usize) {
+        let records = before.abs_diff(after) as u64;
+        self.records += records;
+        if let Item::Persisted(_, at) = item {
+            self.core.stats.stage(Stage::Commit, *at, self.began, records);
+        }
+    }
+
+    fn admitted(&mut self) {
+        let (at, n) = std::mem::replace(&mut self.submitted, (self.began, 0));
+        self.core.stats.stage(Stage::Admit, at, self.step_began, n);
+        self.core.stats.add(Counter::Admitted, n);
+    }
+
+    fn turn(&mut self, run: Run) {
+        let now = self.core.lap_clock(self.began);
+        let (stage, whole, counter) = match self.run {
+            Run::Prepare => (Stage::Prepare, Measure::PrepareRun, Counter::Prepared),
+            Run::Apply => (Stage::Apply, Measure::ApplyRun, Counter::Applied),
+        };
+        if self.records > 0 {
+            self.core.stats.stage(stage, self.began, now, self.records);
+            self.core.stats.measure(whole, now.0.saturating_sub(self.began.0), 1);
+            self.core.stats.add(counter, self.records);
+        }
+        (self.run, self.began, self.records) = (run, now, 0);
+    }
+
+    /// The end of the last run.
+    fn end(mut self) -> Instant {
+        self.admitted();
+        if self.records > 0 {
+            self.turn(self.run);
+        }
+        self.began
     }
 }
 
@@ -439,7 +586,7 @@ impl Item {
                     read_only: request.read_only,
                 },
             },
-            Item::Write { conn, session, xid, identity, op, start, end } => Input::Write {
+            Item::Write { conn, session, xid, identity, op, start, end, .. } => Input::Write {
                 conn: *conn,
                 session: *session,
                 xid: *xid,
@@ -453,7 +600,7 @@ impl Item {
                 path: std::str::from_utf8(&bytes[*start..*end]).expect("it was copied from a str"),
             },
             Item::Disconnected { conn, session } => Input::Disconnected { conn: *conn, session: *session },
-            Item::Persisted(durable) => Input::Persisted(*durable),
+            Item::Persisted(durable, _) => Input::Persisted(*durable),
             Item::EpochsPersisted(epochs) => Input::EpochsPersisted(*epochs),
             Item::LogFull(full) => Input::LogFull(*full),
             Item::Tick => Input::Tick,
@@ -464,9 +611,67 @@ impl Item {
 /// The connections during one round of steps.
 struct Step<'a> {
     core: &'a Core,
-    now: Instant,
+    /// When the run of items began, in ns.
+    now: AtomicU64,
+    /// Replies given.
+    replies: AtomicU64,
+    /// The event that is being delivered, and to how many so far.
+    event: Mutex<(EventKey, u64)>,
     /// Connections with something to flush, each once.
     touched: Mutex<Vec<Arc<Conn>>>,
+}
+
+/// What the frames of one event share: length, zxid and kind.
+type EventKey = ([u8; 4], [u8; 8], u8);
+
+impl<'a> Step<'a> {
+    fn new(core: &'a Core, now: Instant) -> Step<'a> {
+        Step {
+            core,
+            now: AtomicU64::new(now.0),
+            replies: AtomicU64::new(0),
+            event: Mutex::default(),
+            touched: Mutex::default(),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.now.load(Ordering::Relaxed))
+    }
+
+    /// Counts a frame of an event; watchers of the same event get theirs one after the other.
+    fn count_event(&self, frame: &[u8]) {
+        self.core.stats.add(Counter::Events, 1);
+        self.core.stats.add(Counter::EventBytes, frame.len() as u64);
+        let (Some(len), Some(zxid), Some(&kind)) = (frame.first_chunk(), frame.get(8..16), frame.get(23))
+        else {
+            return;
+        };
+        let key = (*len, zxid.try_into().expect("eight bytes"), kind);
+        let mut event = self.event.lock();
+        if event.0 != key {
+            self.end_event(*event);
+            *event = (key, 0);
+        }
+        event.1 += 1;
+    }
+
+    fn end_event(&self, ((_, _, kind), watchers): (EventKey, u64)) {
+        let measure = match kind {
+            1 => Measure::CreatedEvents,
+            2 => Measure::DeletedEvents,
+            3 => Measure::ChangedEvents,
+            4 => Measure::ChildEvents,
+            _ => return,
+        };
+        self.core.stats.measure(measure, watchers, u64::from(watchers > 0));
+    }
+
+    /// The last event of the round is delivered.
+    fn end_events(&self) {
+        let event = std::mem::take(&mut *self.event.lock());
+        self.end_event(event);
+    }
 }
 
 impl Step<'_> {
@@ -481,7 +686,7 @@ impl Audience for Step<'_> {
     fn deliver(&self, to: ConnId, frame: &[u8]) {
         if let Some(conn) = self.core.conns.get(to) {
             conn.append(&mut |out| out.extend_from_slice(frame));
-            self.core.stats.event();
+            self.count_event(frame);
             self.touch(conn);
         }
     }
@@ -498,21 +703,27 @@ impl Clients for Step<'_> {
         if state.closed {
             return;
         }
-        let (op, received_ms) = state.gate.complete(xid);
+        let (op, received) = state.gate.complete(xid);
         conn.append(&mut |out| reply.encode_frame(out, xid, zxid));
-        self.core.count_reply(&conn, op, xid, zxid, received_ms, self.now);
+        let ns = self.core.note_reply(&conn, op, xid, zxid, received, self.now());
+        self.core.stats.replied(Measure::Update, ns, 1);
+        if matches!(reply, WriteReply::Error(_)) {
+            self.core.stats.add(Counter::Errors, 1);
+        }
         let mut done = 1;
-        while let Some(Turn { request, received_ms }) = state.gate.next_local() {
+        while let Some(Turn { request, received }) = state.gate.next_local() {
             done += 1;
             if conn.is_cut() {
                 continue;
             }
-            self.core.answer_locally(&conn, &request, received_ms, self.now);
+            let kind = self.core.answer_locally(&conn, &request, received, self.now());
+            self.core.stats.replied(kind, self.now().0.saturating_sub(received.0), 1);
             if conn.unsent() >= limits::OUTBOX_PAUSE {
                 conn.flush();
             }
         }
         self.core.outstanding.fetch_sub(done, Ordering::Relaxed);
+        self.replies.store(self.replies.load(Ordering::Relaxed) + done as u64, Ordering::Relaxed);
         let resume = !state.gate.is_full();
         drop(state);
         if resume {
@@ -541,7 +752,7 @@ impl Clients for Step<'_> {
                 conn.close_when_flushed();
             }
         }
-        self.core.stats.replied(0);
+        self.core.stats.replied(Measure::Other, 0, 1);
         self.core.loops[conn.owner].send(Message::Resume(conn.id));
         self.touch(conn);
     }

@@ -4,12 +4,14 @@ use crate::conn::{Conn, Flush};
 use crate::core::{Core, put_header_reply};
 use crate::fourletter;
 use crate::limits;
+use crate::stats::{Counter, Measure};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use node::stage::Stage;
 use parking_lot::Mutex;
 use proto::client::{AuthPacket, ConnectRequest, OpCode, RequestHeader, WriteOp};
 use proto::jute::{Reader, begin_frame, end_frame};
-use proto::{Code, ConnId, Instant, Xid, Zxid};
+use proto::{Code, ConnId, Instant, SessionId, Xid, Zxid};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -103,7 +105,25 @@ struct Owned {
     closing_since: Instant,
     /// The client has closed its side.
     ended: bool,
+    /// Requests of this turn that were taken, and replies given at once.
+    taken: Taken,
 }
+
+/// What one turn of a connection took from its input.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    /// About when the last requests were taken: the clock is read for every few of them.
+    at: Instant,
+    /// Requests since then.
+    since: u64,
+    /// Reads answered at once.
+    reads: u64,
+    /// Pings answered at once.
+    pings: u64,
+}
+
+/// Requests that share one look at the clock.
+const REQUESTS_PER_CLOCK: u64 = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -154,6 +174,7 @@ impl EventLoop {
 
     /// Runs until the server stops.
     pub fn run(mut self, core: &Core) {
+        core.stats.claim();
         let mut events = Events::with_capacity(1024);
         while !core.stopping.load(Ordering::Relaxed) {
             let timeout = self.timeout(core);
@@ -245,12 +266,12 @@ impl EventLoop {
                     let configured = core.settings.client.total_max.map_or(usize::MAX, |n| n as usize);
                     let max_total = configured.min(core.connections_max);
                     if core.conns.count() >= max_total {
-                        core.stats.rejected();
+                        core.stats.add(Counter::Rejected, 1);
                         tracing::debug!(%peer, max_total, "connection refused: maxCnxns, or the limit of open files, is reached");
                         continue;
                     }
                     if !self.per_address.admit(peer.ip(), core.settings.client.per_address_max) {
-                        core.stats.rejected();
+                        core.stats.add(Counter::Rejected, 1);
                         tracing::debug!(%peer, "connection refused: maxClientCnxns of its address is reached");
                         continue;
                     }
@@ -316,6 +337,7 @@ impl EventLoop {
             accepted: now,
             closing_since: now,
             ended: false,
+            taken: Taken::default(),
         };
         self.hungry.push(conn.id);
         self.conns.insert(conn.id, owned);
@@ -324,11 +346,13 @@ impl EventLoop {
     /// Reads every connection that may have something, and runs what is there.
     fn feed(&mut self, core: &Core, now: Instant) {
         let mut served = std::mem::take(&mut self.hungry);
+        let mut turn = now;
         for &id in &served {
             let Some(owned) = self.conns.get_mut(&id) else { continue };
             owned.conn.paused.store(false, Ordering::Release);
+            owned.taken = Taken { at: turn, ..Taken::default() };
             let (after, more) = owned.read(core, now, &mut self.scratch);
-            owned.conn.flush();
+            turn = owned.finish_turn(core, now);
             if after == After::Drop {
                 self.drop_conn(core, id);
             } else if more || owned.conn.paused.load(Ordering::Relaxed) && owned.may_go_on(core, true) {
@@ -351,6 +375,8 @@ impl EventLoop {
             core.outstanding.fetch_sub(state.gate.len(), Ordering::Relaxed);
         }
         core.tree.drop_connection(conn.id);
+        core.stats.add(Counter::Dropped, 1);
+        core.stats.add(Counter::SentBytes, conn.stats.sent_bytes.load(Ordering::Relaxed));
         core.submit_disconnected(conn.id, conn.session().map(|s| s.id));
         core.conns.remove(conn.id);
         self.per_address.release(conn.peer.ip());
@@ -387,7 +413,7 @@ impl EventLoop {
         }
         for id in late {
             if self.conns.get(&id).is_some_and(|o| o.state == State::Fresh) {
-                core.stats.sessionless_expired();
+                core.stats.add(Counter::SessionlessExpired, 1);
             }
             self.drop_conn(core, id);
         }
@@ -399,6 +425,33 @@ impl EventLoop {
 }
 
 impl Owned {
+    /// Counts what the turn took, and writes out what it answered. Returns the time.
+    fn finish_turn(&mut self, core: &Core, now: Instant) -> Instant {
+        let Taken { at, since, reads, pings } = self.taken;
+        core.stats.stage(Stage::Decode, now, at, since);
+        if reads + pings == 0 {
+            self.conn.flush();
+            return at;
+        }
+        let answered = core.lap_clock(at);
+        core.stats.replied(Measure::Read, answered.0.saturating_sub(now.0), reads);
+        core.stats.replied(Measure::Other, answered.0.saturating_sub(now.0), pings);
+        self.conn.flush();
+        let flushed = core.lap_clock(answered);
+        core.stats.stage(Stage::Reply, answered, flushed, reads + pings);
+        flushed
+    }
+
+    /// One more request of this turn is taken.
+    fn take(&mut self, core: &Core, now: Instant) {
+        if self.taken.since == REQUESTS_PER_CLOCK {
+            core.stats.stage(Stage::Decode, now, self.taken.at, REQUESTS_PER_CLOCK);
+            self.taken.at = core.lap_clock(self.taken.at);
+            self.taken.since = 0;
+        }
+        self.taken.since += 1;
+    }
+
     /// Reads the socket once and runs the frames. Returns whether there may be more to read.
     fn read(&mut self, core: &Core, now: Instant, scratch: &mut [u8]) -> (After, bool) {
         if self.conn.is_cut() {
@@ -505,6 +558,7 @@ impl Owned {
             }
             let len = i32::from_be_bytes(*head);
             let Some(len) = usize::try_from(len).ok().filter(|&l| l <= core.frame_max) else {
+                core.stats.add(Counter::TooLarge, 1);
                 tracing::debug!(peer = %self.conn.peer, len, "frame length outside the limit, closing");
                 return (After::Drop, at);
             };
@@ -512,10 +566,13 @@ impl Owned {
                 break;
             };
             core.stats.received(4 + len);
-            self.conn.stats.received.fetch_add(1, Ordering::Relaxed);
+            self.conn.stats.received(4 + len);
             if self.state == State::Fresh {
                 match ConnectRequest::decode(payload) {
                     Ok(request) => {
+                        core.stats.add(Counter::Handshakes, 1);
+                        core.stats.add(Counter::Resumptions, u64::from(request.session != SessionId::NONE));
+                        core.stats.operation(OpCode::CreateSession);
                         self.conn.gate.lock().read_only = request.read_only;
                         self.state = State::Connecting;
                         core.submit_connect(self.conn.id, &request);
@@ -557,9 +614,11 @@ impl Owned {
         let mut r = Reader::with_max_len(payload, 2 * core.frame_max);
         let Ok(header) = RequestHeader::decode(&mut r) else { return After::Drop };
         let body = r.rest();
+        self.take(core, now);
+        let Some(op) = OpCode::from_wire(header.op) else { return self.refuse_unknown(core, header.xid) };
+        core.stats.operation(op);
         let conn = &*self.conn;
         let Some(session) = conn.session() else { return After::Drop };
-        let Some(op) = OpCode::from_wire(header.op) else { return self.refuse_unknown(core, header.xid) };
         if !matches!(op, OpCode::Auth | OpCode::Sasl) {
             session.touch.touch(now);
         }
@@ -583,7 +642,7 @@ impl Owned {
         let ordered = match op {
             OpCode::Sync => match r.string() {
                 Ok(path) if !core.is_log_full() => {
-                    state.gate.admit_ordered(header.xid, header.op, now.as_ms());
+                    state.gate.admit_ordered(header.xid, header.op, now);
                     core.submit_sync(conn.id, header.xid, path.as_deref().unwrap_or(""));
                     true
                 }
@@ -591,8 +650,16 @@ impl Owned {
             },
             _ => match WriteOp::decode(op, &mut r) {
                 Some(Ok(_)) if !core.is_log_full() => {
-                    state.gate.admit_ordered(header.xid, header.op, now.as_ms());
-                    core.submit_write(conn.id, session.id, header.xid, conn.identity(), op, body);
+                    state.gate.admit_ordered(header.xid, header.op, now);
+                    core.submit_write(
+                        self.taken.at,
+                        conn.id,
+                        session.id,
+                        header.xid,
+                        conn.identity(),
+                        op,
+                        body,
+                    );
                     true
                 }
                 _ => false,
@@ -603,10 +670,14 @@ impl Owned {
                 self.state = State::Closing;
             }
         } else if state.gate.is_open() {
-            core.answer_locally(conn, payload, now.as_ms(), now);
+            match core.answer_locally(conn, payload, now, self.taken.at) {
+                Measure::Other => self.taken.pings += 1,
+                _ => self.taken.reads += 1,
+            }
             core.outstanding.fetch_sub(1, Ordering::Relaxed);
         } else {
-            state.gate.admit_local(payload, now.as_ms());
+            core.stats.measure(Measure::BehindWrites, state.gate.len() as u64, 1);
+            state.gate.admit_local(payload, now);
         }
         After::Keep
     }
@@ -614,7 +685,7 @@ impl Owned {
     /// An operation that no client may send: an error that names no zxid, then the end.
     fn refuse_unknown(&mut self, core: &Core, xid: Xid) -> After {
         self.conn.append_with(|out| put_header_reply(out, xid, -1, Code::Unimplemented.wire()));
-        core.stats.replied(0);
+        core.stats.replied(Measure::Other, 0, 1);
         self.conn.close_when_flushed();
         self.state = State::Closing;
         After::Keep
@@ -631,14 +702,14 @@ impl Owned {
                 self.conn.append_with(|out| put_header_reply(out, xid, 0, 0));
             }
             Err(_) => {
-                core.stats.auth_failed();
+                core.stats.add(Counter::AuthFailed, 1);
                 tracing::warn!(peer = %self.conn.peer, scheme = %packet.scheme, "authentication failed");
                 self.conn.append_with(|out| put_header_reply(out, xid, 0, Code::AuthFailed.wire()));
                 self.conn.close_when_flushed();
                 self.state = State::Closing;
             }
         }
-        core.stats.replied(0);
+        core.stats.replied(Measure::Other, 0, 1);
         After::Keep
     }
 }

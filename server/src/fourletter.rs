@@ -2,6 +2,8 @@
 
 use crate::conn::Conn;
 use crate::core::Core;
+use crate::metrics;
+use crate::stats::Counter;
 use crate::version;
 use proto::client::OpCode;
 use std::fmt::Write;
@@ -146,7 +148,11 @@ fn write_answer(core: &Core, conn: &Conn, word: Word, bytes: &[u8], out: &mut St
         }
         Word::Srvr => srvr(core, None, out),
         Word::Stat => srvr(core, Some(conn), out),
-        Word::Mntr => mntr(core, out),
+        Word::Mntr if core.settings.operations.prometheus.is_some() => {
+            out.push_str(&metrics::mntr_as_samples(core));
+            Ok(())
+        }
+        Word::Mntr => metrics::mntr(core, out),
         Word::Wchs => {
             let w = core.tree.watch_summary();
             writeln!(out, "{} connections watching {} paths", w.connections, w.paths)?;
@@ -247,8 +253,8 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
         }
         writeln!(out)?;
     }
-    writeln!(out, "Latency min/avg/max: {}/{:?}/{}", l.min_shown_ms(), l.average_ms(), l.max_ms)?;
-    writeln!(out, "Received: {}", s.packets_received())?;
+    writeln!(out, "Latency min/avg/max: {}/{:?}/{}", l.min_ms, l.average_ms, l.max_ms)?;
+    writeln!(out, "Received: {}", s.get(Counter::Received))?;
     writeln!(out, "Sent: {}", s.packets_sent())?;
     writeln!(out, "Connections: {}", core.conns.count())?;
     writeln!(out, "Outstanding: {}", core.outstanding.load(Ordering::Relaxed))?;
@@ -320,51 +326,6 @@ fn last_op(op: i32) -> &'static str {
         OpCode::GetEphemerals => "GETE",
         OpCode::Auth | OpCode::Sasl => "NA",
     }
-}
-
-fn mntr(core: &Core, out: &mut String) -> std::fmt::Result {
-    let s = &core.stats;
-    let l = s.latency();
-    let t = core.tree.stats();
-    let fds = std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count());
-    writeln!(out, "zk_version\t{}, built on {}", version::FULL_NUMBER, version::BUILT)?;
-    writeln!(out, "zk_server_state\tstandalone")?;
-    let mut line = |key: &str, value: &dyn std::fmt::Display| writeln!(out, "zk_{key}\t{value}");
-    line("avg_latency", &format_args!("{:?}", l.average_ms()))?;
-    line("min_latency", &l.min_shown_ms())?;
-    line("max_latency", &l.max_ms)?;
-    line("packets_received", &s.packets_received())?;
-    line("packets_sent", &s.packets_sent())?;
-    line("num_alive_connections", &core.conns.count())?;
-    line("outstanding_requests", &core.outstanding.load(Ordering::Relaxed))?;
-    line("uptime", &core.uptime_ms())?;
-    line("znode_count", &t.znodes)?;
-    line("watch_count", &t.watches)?;
-    line("ephemerals_count", &t.ephemerals)?;
-    line("approximate_data_size", &t.data_bytes)?;
-    line("global_sessions", &t.sessions)?;
-    line("local_sessions", &0)?;
-    line("open_file_descriptor_count", &fds)?;
-    line("max_file_descriptor_count", &max_descriptors())?;
-    line("connection_rejected", &s.connections_rejected())?;
-    line("sessionless_connections_expired", &s.sessionless_connections_expired())?;
-    line("auth_failed_count", &s.auth_failures())?;
-    line("bytes_received_count", &s.bytes_received())?;
-    line("digest_mismatches_count", &core.tree.digest_mismatches())?;
-    line("snap_count", &s.snapshots.load(Ordering::Relaxed))?;
-    let writes = s.log_writes.load(Ordering::Relaxed);
-    let total_ms = s.log_write_us.load(Ordering::Relaxed) as f64 / 1000.0;
-    line("cnt_fsynctime", &writes)?;
-    line("sum_fsynctime", &format_args!("{:?}", total_ms.round()))?;
-    line("avg_fsynctime", &format_args!("{:?}", if writes == 0 { 0.0 } else { total_ms / writes as f64 }))?;
-    line("max_fsynctime", &(s.log_write_max_us.load(Ordering::Relaxed) / 1000))
-}
-
-fn max_descriptors() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    text.lines()
-        .find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
 }
 
 fn dump(core: &Core, out: &mut String) -> std::fmt::Result {

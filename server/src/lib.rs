@@ -30,6 +30,7 @@ pub mod fourletter;
 pub mod import;
 pub mod limits;
 pub mod log;
+pub mod metrics;
 pub mod snapshots;
 pub mod stats;
 pub mod version;

@@ -8,6 +8,8 @@ use crate::boot::with_causes;
 use crate::core::Core;
 use crate::event_loop::Message;
 use crate::snapshots::{BYTES_PER_SECOND, Snapshots};
+use crate::stats::{Counter, Measure};
+use node::stage::Stage;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use proto::txn::RecordBatch;
 use proto::{Epoch, Zxid};
@@ -41,7 +43,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// The queue, the writer, and who is woken when.
 pub struct LogQueue {
-    queue: Mutex<VecDeque<Arc<RecordBatch>>>,
+    queue: Mutex<VecDeque<Queued>>,
     queued: AtomicUsize,
     writer: Mutex<Writer>,
     /// Not the writer's: its own durable writes must not hold up commits.
@@ -63,6 +65,7 @@ pub struct LogQueue {
     retention_keep: Option<usize>,
     next_event_loop: AtomicUsize,
     directories: [std::path::PathBuf; 2],
+    backend: String,
 }
 
 struct Writer {
@@ -73,7 +76,14 @@ struct Writer {
     /// When the last batch became durable.
     written_at: Instant,
     /// Taken from the queue and not yet appended: only after the disk was full.
-    waiting: VecDeque<Arc<RecordBatch>>,
+    waiting: VecDeque<Queued>,
+}
+
+/// Records on their way to the log.
+struct Queued {
+    batch: Arc<RecordBatch>,
+    /// When they came here.
+    at: proto::Instant,
 }
 
 #[derive(Default)]
@@ -109,9 +119,16 @@ pub struct Parts {
     pub slow_ms: u64,
     /// Where snapshots and log lie.
     pub directories: [std::path::PathBuf; 2],
+    /// How the log is written, a word.
+    pub backend: String,
 }
 
 impl LogQueue {
+    /// How the log is written: `uring`, `pwritev2` or `buffered`.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
     /// The way to the log.
     pub fn new(parts: Parts) -> LogQueue {
         let counted = parts.appender.counts();
@@ -139,12 +156,13 @@ impl LogQueue {
             retention_keep: parts.retention_keep,
             next_event_loop: AtomicUsize::new(0),
             directories: parts.directories,
+            backend: parts.backend,
         }
     }
 
     /// Records for the log, behind those that wait.
-    pub fn push(&self, batch: Arc<RecordBatch>) {
-        self.queue.lock().push_back(batch);
+    pub fn push(&self, batch: Arc<RecordBatch>, at: proto::Instant) {
+        self.queue.lock().push_back(Queued { batch, at });
         self.queued.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -203,6 +221,7 @@ impl LogQueue {
 
     /// The life of the log thread.
     pub fn run(&self, core: &Core) {
+        core.stats.claim();
         // With both cores busy a commit may wait a whole tick of the scheduler for its thread (4 ms were measured).
         if let Err(e) = vfs::os::raise_priority(PRIORITY) {
             tracing::info!("the log thread runs at normal priority, since a higher one is refused: {e}");
@@ -303,12 +322,17 @@ impl LogQueue {
         if writer.waiting.is_empty() {
             return false;
         }
-        let started = Instant::now();
-        self.writing_since.store(core.clock().mono().0, Ordering::Relaxed);
-        while let Some(batch) = writer.waiting.front() {
+        let started = core.clock().mono();
+        self.writing_since.store(started.0, Ordering::Relaxed);
+        let mut records = 0;
+        let waiting: u64 = writer.waiting.iter().map(|q| q.batch.len() as u64).sum();
+        core.stats.measure(Measure::LogQueue, waiting, 1);
+        while let Some(Queued { batch, at }) = writer.waiting.front() {
             let last = writer.appender.last();
             match writer.appender.append(batch.iter().filter(|(zxid, _)| *zxid > last)) {
                 Ok(()) => {
+                    core.stats.stage(Stage::Append, *at, started, batch.len() as u64);
+                    records += batch.len() as u64;
                     writer.waiting.pop_front();
                 }
                 Err(wal::Error::NoSpace { .. }) => {
@@ -330,8 +354,11 @@ impl LogQueue {
             Err(e) => die(&e),
         };
         writer.written_at = Instant::now();
-        self.account(core, writer, started.elapsed());
-        core.submit_persisted(durable);
+        let ended = core.clock().mono();
+        core.stats.stage(Stage::Persist, started, ended, records);
+        core.stats.measure(Measure::BatchRecords, records, 1);
+        self.account(core, writer, Duration::from_nanos(ended.0.saturating_sub(started.0)));
+        core.submit_persisted(durable, ended);
         true
     }
 
@@ -339,13 +366,13 @@ impl LogQueue {
         let us = took.as_micros() as u64;
         let before = self.commit_us.load(Ordering::Relaxed);
         self.commit_us.store(before - before / 8 + us / 8, Ordering::Relaxed);
-        core.stats.log_writes.fetch_add(1, Ordering::Relaxed);
-        core.stats.log_write_us.fetch_add(us, Ordering::Relaxed);
-        core.stats.log_write_max_us.fetch_max(us, Ordering::Relaxed);
+        core.stats.measure(Measure::Sync, took.as_nanos() as u64, 1);
         if us > self.slow_us {
+            core.stats.add(Counter::SlowSyncs, 1);
             tracing::warn!(ms = us / 1000, "a durable write of the log was slow: the disk is, or is shared");
         }
         let counts = writer.appender.counts();
+        core.stats.add(Counter::LogBytes, counts.bytes - writer.counted.bytes);
         writer.policy.logged(counts.records - writer.counted.records, counts.bytes - writer.counted.bytes);
         writer.counted = counts;
         if writer.appender.space() != Space::Ok {
@@ -382,18 +409,18 @@ impl LogQueue {
                 &core.stopping,
                 Some(BYTES_PER_SECOND),
             );
-            core.stats.last_snapshot_ms.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
             let mut writer = self.writer.lock();
             writer.snapshot_running = false;
             match written {
                 Ok(bytes) => {
-                    core.stats.snapshots.fetch_add(1, Ordering::Relaxed);
+                    core.stats.measure(Measure::Snapshot, started.elapsed().as_nanos() as u64, 1);
                     writer.policy.completed(bytes);
                     drop(writer);
                     self.retire(core);
                 }
                 Err(crate::snapshots::Failure::Stopped) => return,
                 Err(crate::snapshots::Failure::Write(e)) => {
+                    core.stats.add(Counter::SnapshotErrors, 1);
                     tracing::error!("no snapshot was written, the log keeps everything: {}", with_causes(&e));
                 }
             }

@@ -30,6 +30,7 @@ impl Resolver {
             tree,
             auth,
             four_letter_words: self.whitelist(read_only_mode),
+            operations: self.operations(),
         };
         Some(settings)
     }
@@ -356,6 +357,65 @@ impl Resolver {
             }
         }
         Auth { digest, super_digest: super_digest.map(|g| Secret::new(g.value)) }
+    }
+
+    fn operations(&mut self) -> Operations {
+        let slow = self.u32("falconer.slowRequestMs");
+        Operations {
+            admin: self.admin(),
+            prometheus: self.prometheus(),
+            process_metrics: self.flag(row("metricsProvider.exportJvmInfo")),
+            detailed_metrics: self.flag(row("falconer.metrics")),
+            slow_request_ms: (slow > 0).then_some(slow),
+            disk_check: self.flag(row("falconer.diskCheck")),
+            audit: self.flag(row("audit.enable")),
+        }
+    }
+
+    fn admin(&mut self) -> Option<Admin> {
+        let address = self.host("admin.serverAddress").or_else(|| Host::parse("127.0.0.1"));
+        let port = u16::try_from(self.u32("admin.serverPort")).unwrap_or(8080);
+        let url = row("admin.commandURL");
+        let mut command_url = url.default.to_owned();
+        if let Some(given) = self.given(url) {
+            let path = given.value.trim_end_matches('/');
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);
+            if path.len() > 1 && path.starts_with('/') && path.chars().all(plain) {
+                command_url = path.to_owned();
+            } else {
+                self.fault(&given, "a path of letters and digits that begins with /", "write e.g. /commands");
+            }
+        }
+        let admin = Admin {
+            listen: HostPort { host: address?, port },
+            command_url,
+            idle_timeout_ms: self.u32("admin.idleTimeout"),
+            snapshot_enabled: self.flag(row("admin.snapshot.enabled")),
+            rate_limit: self.u32("admin.rateLimiterIntervalInMS"),
+        };
+        self.flag(row("admin.enableServer")).then_some(admin)
+    }
+
+    fn prometheus(&mut self) -> Option<HostPort> {
+        let host = self.host("metricsProvider.httpHost").unwrap_or_else(Host::any);
+        let port = u16::try_from(self.u32("metricsProvider.httpPort")).unwrap_or(7000);
+        let given = self.given(row("metricsProvider.className"))?;
+        match given.value.as_str() {
+            "org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider" => {
+                Some(HostPort { host, port })
+            }
+            ""
+            | "org.apache.zookeeper.metrics.impl.DefaultMetricsProvider"
+            | "org.apache.zookeeper.metrics.impl.NullMetricsProvider" => None,
+            _ => {
+                self.fault(
+                    &given,
+                    "ZooKeeper's default or Prometheus provider; other classes can't be loaded",
+                    "remove it, or write ...metrics.prometheus.PrometheusMetricsProvider",
+                );
+                None
+            }
+        }
     }
 
     fn whitelist(&mut self, read_only_mode: bool) -> Whitelist {

@@ -321,7 +321,7 @@ impl World {
     pub fn write(&mut self, conn: ConnId, xid: i32, op: OpCode, body: &[u8]) {
         self.hear(conn);
         let (session, now) = (self.session(conn).unwrap(), self.now);
-        self.lines.on(conn, |line| line.gate.admit_ordered(Xid(xid), op.wire(), now.as_ms()));
+        self.lines.on(conn, |line| line.gate.admit_ordered(Xid(xid), op.wire(), now));
         let identity = Arc::new(Identity::new(Vec::new()));
         self.step(Input::Write { conn, session, xid: Xid(xid), identity, op, body });
     }
@@ -329,7 +329,7 @@ impl World {
     pub fn sync(&mut self, conn: ConnId, xid: i32, path: &str) {
         self.hear(conn);
         let now = self.now;
-        self.lines.on(conn, |line| line.gate.admit_ordered(Xid(xid), OpCode::Sync.wire(), now.as_ms()));
+        self.lines.on(conn, |line| line.gate.admit_ordered(Xid(xid), OpCode::Sync.wire(), now));
         self.step(Input::Sync { conn, xid: Xid(xid), path });
     }
 
@@ -346,7 +346,7 @@ impl World {
                 let seen = self.lines.answer(conn, session, &request);
                 line.seen.push(seen);
             } else {
-                line.gate.admit_local(&request, now.as_ms());
+                line.gate.admit_local(&request, now);
             }
         });
     }

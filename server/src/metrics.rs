@@ -1,0 +1,565 @@
+//! The metrics: Apache's names and kinds, then Falconer's own; as `mntr` prints them and as Prometheus scrapes them.
+//!
+//! Apache's lists are kept whole. What has no counterpart here (caches, throttles, queues between its processors)
+//! stands at 0, which is true: nothing of the kind ever happened. `docs/metrics.md` says which those are.
+
+use crate::core::Core;
+use crate::stats::{Counted, Counter, Measure, OPS};
+use crate::version;
+use node::stage::Stage;
+use std::fmt::{Display, Write};
+use std::sync::atomic::Ordering;
+
+/// How values become what is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unit {
+    /// ns, shown in ms.
+    Ms,
+    /// As counted.
+    Plain,
+}
+
+impl Unit {
+    fn scale(self, value: f64) -> f64 {
+        match self {
+            Unit::Ms => value / 1e6,
+            Unit::Plain => value,
+        }
+    }
+}
+
+/// Where a summary of Apache's comes from.
+type Source = Option<(Unit, fn(&Core) -> Counted)>;
+
+macro_rules! measured {
+    ($unit:ident, $measure:ident) => {
+        Some((Unit::$unit, (|core| core.stats.measured(Measure::$measure)) as fn(&Core) -> Counted))
+    };
+}
+
+macro_rules! staged {
+    ($($stage:ident),*) => {
+        Some((Unit::Ms, (|core| {
+            let mut all = Counted::default();
+            $(all.merge(&core.stats.staged(Stage::$stage));)*
+            all
+        }) as fn(&Core) -> Counted))
+    };
+}
+
+const NONE: Source = None;
+
+/// Apache's counters (reference: `ServerMetrics`), and ours that fill them.
+const COUNTERS: [(&str, Option<Counter>); 49] = [
+    ("bytes_received_count", Some(Counter::ReceivedBytes)),
+    ("watch_bytes", Some(Counter::EventBytes)),
+    ("commit_count", Some(Counter::Applied)),
+    ("proposal_count", Some(Counter::Prepared)),
+    ("diff_count", None),
+    ("snap_count", None),
+    ("looking_count", None),
+    ("revalidate_count", None),
+    ("connection_request_count", Some(Counter::Handshakes)),
+    ("connection_rejected", Some(Counter::Rejected)),
+    ("connection_drop_count", None),
+    ("connection_revalidate_count", Some(Counter::Resumptions)),
+    ("sessionless_connections_expired", Some(Counter::SessionlessExpired)),
+    ("stale_sessions_expired", None),
+    ("stale_requests", None),
+    ("stale_requests_dropped", None),
+    ("stale_replies", None),
+    ("request_throttle_wait_count", None),
+    ("throttled_ops", None),
+    ("large_requests_rejected", Some(Counter::TooLarge)),
+    ("unrecoverable_error_count", None),
+    ("outstanding_changes_queued", Some(Counter::Prepared)),
+    ("outstanding_changes_removed", Some(Counter::Applied)),
+    ("prep_processor_request_queued", Some(Counter::Admitted)),
+    ("sync_processor_request_queued", Some(Counter::Queued)),
+    ("request_commit_queued", Some(Counter::Applied)),
+    ("requests_not_forwarded_to_commit_processor", None),
+    ("skip_learner_request_to_next_processor_count", None),
+    ("learner_proposal_received_count", None),
+    ("learner_commit_received_count", None),
+    ("quit_leading_due_to_disloyal_voter", None),
+    ("response_packet_cache_hits", None),
+    ("response_packet_cache_misses", None),
+    ("response_packet_get_children_cache_hits", None),
+    ("response_packet_get_children_cache_misses", None),
+    ("ensemble_auth_success", None),
+    ("ensemble_auth_fail", None),
+    ("ensemble_auth_skip", None),
+    ("dead_watchers_queued", None),
+    ("dead_watchers_cleared", None),
+    ("add_dead_watcher_stall_time", None),
+    ("unsuccessful_handshake", None),
+    ("tls_handshake_exceeded", None),
+    ("insecure_admin_count", Some(Counter::Admin)),
+    ("cnxn_closed_without_zk_server_running", None),
+    ("snapshot_error_count", Some(Counter::SnapshotErrors)),
+    ("snapshot_rate_limited_count", Some(Counter::SnapshotLimited)),
+    ("restore_error_count", Some(Counter::RestoreErrors)),
+    ("restore_rate_limited_count", Some(Counter::RestoreLimited)),
+];
+
+/// Apache's basic summaries.
+const BASIC: [(&str, Source); 42] = [
+    ("fsynctime", measured!(Ms, Sync)),
+    ("snapshottime", measured!(Ms, Snapshot)),
+    ("dbinittime", measured!(Ms, Recovery)),
+    ("restore_time", NONE),
+    ("follower_sync_time", NONE),
+    ("observer_sync_time", NONE),
+    ("election_time", NONE),
+    ("unavailable_time", NONE),
+    ("leader_unavailable_time", NONE),
+    ("connection_token_deficit", NONE),
+    ("inflight_snap_count", NONE),
+    ("inflight_diff_count", NONE),
+    ("node_created_watch_count", measured!(Plain, CreatedEvents)),
+    ("node_deleted_watch_count", measured!(Plain, DeletedEvents)),
+    ("node_changed_watch_count", measured!(Plain, ChangedEvents)),
+    ("node_children_watch_count", measured!(Plain, ChildEvents)),
+    ("prep_processor_queue_size", measured!(Plain, NodeQueue)),
+    ("prep_process_time", measured!(Ms, PrepareRun)),
+    ("proposal_process_time", staged!(Propose)),
+    ("sync_processor_queue_size", measured!(Plain, LogQueue)),
+    ("sync_process_time", measured!(Ms, Sync)),
+    ("sync_processor_batch_size", measured!(Plain, BatchRecords)),
+    ("requests_in_session_queue", measured!(Plain, BehindWrites)),
+    ("pending_session_queue_size", NONE),
+    ("reads_after_write_in_session_queue", measured!(Plain, BehindWrites)),
+    ("reads_issued_from_session_queue", NONE),
+    ("session_queues_drained", NONE),
+    ("time_waiting_empty_pool_in_commit_processor_read_ms", NONE),
+    ("write_batch_time_in_commit_processor", measured!(Ms, ApplyRun)),
+    ("concurrent_request_processing_in_commit_processor", NONE),
+    ("read_commit_proc_req_queued", NONE),
+    ("write_commit_proc_req_queued", NONE),
+    ("commit_commit_proc_req_queued", NONE),
+    ("read_commit_proc_issued", NONE),
+    ("write_commit_proc_issued", NONE),
+    ("commit_process_time", staged!(Commit)),
+    ("startup_txns_loaded", measured!(Plain, RecoveryRecords)),
+    ("startup_txns_load_time", measured!(Ms, RecoveryReplay)),
+    ("startup_snap_load_time", measured!(Ms, RecoveryLoad)),
+    ("netty_queued_buffer_capacity", NONE),
+    ("learner_request_processor_queue_size", NONE),
+    ("socket_closing_time", NONE),
+];
+
+/// Apache's advanced summaries.
+const ADVANCED: [(&str, Source); 23] = [
+    ("readlatency", measured!(Ms, Read)),
+    ("updatelatency", measured!(Ms, Update)),
+    ("propagation_latency", measured!(Ms, Update)),
+    ("proposal_latency", staged!(Propose)),
+    ("proposal_ack_creation_latency", staged!(Persist)),
+    ("commit_propagation_latency", NONE),
+    ("quorum_ack_latency", staged!(Commit)),
+    ("prep_processor_queue_time_ms", staged!(Admit)),
+    ("sync_processor_queue_time_ms", staged!(Append)),
+    ("sync_processor_queue_flush_time_ms", staged!(Persist)),
+    ("sync_processor_queue_and_flush_time_ms", staged!(Append, Persist)),
+    ("close_session_prep_time", NONE),
+    ("read_commitproc_time_ms", NONE),
+    ("write_commitproc_time_ms", staged!(Commit)),
+    ("local_write_committed_time_ms", measured!(Ms, Update)),
+    ("server_write_committed_time_ms", measured!(Ms, Update)),
+    ("read_final_proc_time_ms", staged!(Decode)),
+    ("write_final_proc_time_ms", staged!(Apply)),
+    ("om_proposal_process_time_ms", NONE),
+    ("om_commit_process_time_ms", NONE),
+    ("request_throttle_queue_time_ms", NONE),
+    ("jvm_pause_time_ms", NONE),
+    ("dead_watchers_cleaner_latency", NONE),
+];
+
+/// A number as it is shown.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Number {
+    /// Whole.
+    Int(i64),
+    /// With Java's spelling of fractions.
+    Real(f64),
+}
+
+impl Number {
+    /// Every number is finite: there is no NaN among the metrics.
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Number::Int(n) => n as f64,
+            Number::Real(x) if x.is_finite() => x,
+            Number::Real(_) => 0.0,
+        }
+    }
+}
+
+impl Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Number::Int(n) => write!(f, "{n}"),
+            Number::Real(_) => write!(f, "{:?}", self.as_f64()),
+        }
+    }
+}
+
+fn int(n: impl TryInto<i64>) -> Number {
+    Number::Int(n.try_into().unwrap_or(i64::MAX))
+}
+
+/// What the process uses of the machine, from `/proc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// Descriptors open.
+    pub descriptors: u64,
+    /// Descriptors allowed.
+    pub descriptors_max: u64,
+    /// Resident bytes.
+    pub resident: u64,
+    /// Virtual bytes.
+    pub virtual_bytes: u64,
+    /// Processor time, s.
+    pub cpu_seconds: f64,
+    /// Start, s since 1970.
+    pub started: f64,
+    /// Threads.
+    pub threads: u64,
+}
+
+impl Process {
+    /// Reads `/proc/self`; what can't be read is 0.
+    pub fn read() -> Process {
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let stat = text("/proc/self/stat");
+        // Behind the name, which may hold anything but ends with the last parenthesis.
+        let fields: Vec<u64> = stat.rsplit_once(')').map_or(Vec::new(), |(_, rest)| {
+            rest.split_whitespace().map(|f| f.parse().unwrap_or(0)).collect()
+        });
+        let field = |n: usize| fields.get(n - 3).copied().unwrap_or(0);
+        // Linux counts them in hundredths for every program.
+        const TICKS: f64 = 100.0;
+        let boot: f64 = text("/proc/stat")
+            .lines()
+            .find_map(|l| l.strip_prefix("btime ")?.trim().parse().ok())
+            .unwrap_or(0.0);
+        let limits = text("/proc/self/limits");
+        Process {
+            descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count() as u64),
+            descriptors_max: limits
+                .lines()
+                .find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
+                .unwrap_or(0),
+            resident: field(24) * 4096,
+            virtual_bytes: field(23),
+            cpu_seconds: (field(14) + field(15)) as f64 / TICKS,
+            started: boot + field(22) as f64 / TICKS,
+            threads: field(20),
+        }
+    }
+}
+
+/// Apache's gauges, by name without prefix.
+pub fn gauges(core: &Core, process: &Process) -> Vec<(&'static str, Number)> {
+    let l = core.stats.latency();
+    let t = core.tree.stats();
+    let sizes = core.client_response_sizes();
+    vec![
+        ("avg_latency", Number::Real(l.average_ms)),
+        ("min_latency", int(l.min_ms)),
+        ("max_latency", int(l.max_ms)),
+        ("packets_received", int(core.stats.get(Counter::Received))),
+        ("packets_sent", int(core.stats.packets_sent())),
+        ("num_alive_connections", int(core.conns.count() as u64)),
+        ("outstanding_requests", int(core.outstanding.load(Ordering::Relaxed) as u64)),
+        ("uptime", int(core.uptime_ms())),
+        ("znode_count", int(t.znodes)),
+        ("watch_count", int(t.watches)),
+        ("ephemerals_count", int(t.ephemerals)),
+        ("approximate_data_size", int(t.data_bytes)),
+        ("global_sessions", int(t.sessions)),
+        ("local_sessions", int(0)),
+        ("open_file_descriptor_count", int(process.descriptors)),
+        ("max_file_descriptor_count", int(process.descriptors_max)),
+        ("connection_drop_probability", Number::Real(0.0)),
+        ("last_client_response_size", int(sizes.last)),
+        ("max_client_response_size", int(sizes.max)),
+        ("min_client_response_size", int(sizes.min)),
+        ("outstanding_tls_handshake", int(0)),
+        ("auth_failed_count", int(core.stats.get(Counter::AuthFailed))),
+        ("non_mtls_remote_conn_count", int(0)),
+        ("non_mtls_local_conn_count", int(0)),
+    ]
+}
+
+/// Apache's counters, by name without prefix.
+pub fn counters(core: &Core) -> Vec<(&'static str, u64)> {
+    let value = |c: &Option<Counter>| c.map_or(0, |c| core.stats.get(c));
+    let mut all: Vec<_> = COUNTERS.iter().map(|(name, c)| (*name, value(c))).collect();
+    all.push(("response_bytes", core.sent_bytes().saturating_sub(core.stats.get(Counter::EventBytes))));
+    all.push(("digest_mismatches_count", core.tree.digest_mismatches()));
+    all
+}
+
+/// One of Apache's summaries.
+pub struct Summary {
+    /// Without prefix.
+    pub name: &'static str,
+    /// Percentiles too.
+    pub advanced: bool,
+    unit: Unit,
+    counted: Counted,
+}
+
+impl Summary {
+    fn of(core: &Core, name: &'static str, advanced: bool, source: &Source) -> Summary {
+        let (unit, counted) = match source {
+            Some((unit, read)) => (*unit, read(core)),
+            None => (Unit::Plain, Counted::default()),
+        };
+        Summary { name, advanced, unit, counted }
+    }
+
+    fn whole(&self, value: u64) -> Number {
+        Number::Int(self.unit.scale(value as f64).round() as i64)
+    }
+
+    /// The keys of `mntr` with their values, without `zk_`.
+    pub fn lines(&self) -> Vec<(String, Number)> {
+        let (name, c) = (self.name, &self.counted);
+        let mean = (self.unit.scale(c.mean()) * 10_000.0).round() / 10_000.0;
+        let mut out = vec![
+            (format!("avg_{name}"), Number::Real(mean)),
+            (format!("min_{name}"), self.whole(c.min())),
+            (format!("max_{name}"), self.whole(c.max())),
+            (format!("cnt_{name}"), int(c.count())),
+            (format!("sum_{name}"), self.whole(c.sum)),
+        ];
+        if self.advanced {
+            for (q, key) in [(0.5, "p50"), (0.95, "p95"), (0.99, "p99"), (0.999, "p999")] {
+                out.push((format!("{key}_{name}"), self.whole(c.quantile(q))));
+            }
+        }
+        out
+    }
+
+    /// What Prometheus gets: quantiles, count and sum.
+    fn samples(&self, out: &mut Text) {
+        let quantiles: &[f64] = if self.advanced { &[0.5, 0.9, 0.99] } else { &[0.5] };
+        for &q in quantiles {
+            let value = self.unit.scale(self.counted.quantile(q) as f64);
+            out.sample(self.name, &format!("{{quantile=\"{q}\"}}"), Number::Real(value));
+        }
+        out.sample(&format!("{}_count", self.name), "", Number::Real(self.counted.count() as f64));
+        let sum = self.unit.scale(self.counted.sum as f64);
+        out.sample(&format!("{}_sum", self.name), "", Number::Real(sum));
+    }
+}
+
+/// All of Apache's summaries.
+pub fn summaries(core: &Core) -> Vec<Summary> {
+    let basic = BASIC.iter().map(|(name, s)| Summary::of(core, name, false, s));
+    let advanced = ADVANCED.iter().map(|(name, s)| Summary::of(core, name, true, s));
+    basic.chain(advanced).collect()
+}
+
+/// `mntr`: head, gauges, counters, summaries.
+pub fn mntr(core: &Core, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "zk_version\t{}, built on {}", version::FULL_NUMBER, version::BUILT)?;
+    writeln!(out, "zk_server_state\tstandalone")?;
+    let process = Process::read();
+    for (name, value) in gauges(core, &process) {
+        writeln!(out, "zk_{name}\t{value}")?;
+    }
+    for (name, value) in counters(core) {
+        writeln!(out, "zk_{name}\t{value}")?;
+    }
+    for summary in summaries(core) {
+        for (key, value) in summary.lines() {
+            writeln!(out, "zk_{key}\t{value}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Text in Prometheus's form 0.0.4.
+struct Text {
+    out: String,
+    /// `false`: samples alone, as `mntr` shows them.
+    heads: bool,
+    prefix: &'static str,
+    separator: char,
+}
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str) {
+        if self.heads {
+            // The help text of Apache's provider is the name.
+            let _ = write!(self.out, "# HELP {name} {name}\n# TYPE {name} {kind}\n");
+        }
+    }
+
+    fn help(&mut self, name: &str, kind: &str, help: &str) {
+        if self.heads {
+            let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        }
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: Number) {
+        let (prefix, separator) = (self.prefix, self.separator);
+        let _ = writeln!(self.out, "{prefix}{name}{labels}{separator}{:?}", value.as_f64());
+    }
+}
+
+/// A label's value, quoted.
+pub fn quoted(value: &str) -> String {
+    let mut out = String::with_capacity(value.len() + 2);
+    out.push('"');
+    for c in value.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn apache(core: &Core, process: &Process, text: &mut Text) {
+    for (name, value) in gauges(core, process) {
+        text.head(name, "gauge");
+        text.sample(name, "", value);
+    }
+    for (name, value) in counters(core) {
+        text.head(name, "counter");
+        text.sample(name, "", Number::Real(value as f64));
+    }
+    for summary in summaries(core) {
+        text.head(summary.name, "summary");
+        summary.samples(text);
+    }
+}
+
+/// `mntr` of a server with Prometheus's provider: the same samples, as floating point.
+pub fn mntr_as_samples(core: &Core) -> String {
+    let mut text = Text { out: String::new(), heads: false, prefix: "zk_", separator: '\t' };
+    let _ = writeln!(text.out, "zk_version\t{}, built on {}", version::FULL_NUMBER, version::BUILT);
+    let _ = writeln!(text.out, "zk_server_state\tstandalone");
+    apache(core, &Process::read(), &mut text);
+    text.out
+}
+
+/// The bounds of Prometheus's buckets, as powers of two of ns: 1 µs to 17 s.
+const BUCKET_BITS: std::ops::RangeInclusive<u32> = 10..=34;
+
+/// The whole page that Prometheus scrapes.
+pub fn prometheus(core: &Core) -> String {
+    let process = Process::read();
+    let mut text = Text { out: String::with_capacity(64 << 10), heads: true, prefix: "", separator: ' ' };
+    apache(core, &process, &mut text);
+    own(core, &mut text);
+    if core.settings.operations.process_metrics {
+        machine(&process, &mut text);
+    }
+    text.out
+}
+
+/// `process_*` as every exporter names them, and the few `jvm_*` that dashboards for ZooKeeper ask for.
+fn machine(p: &Process, text: &mut Text) {
+    for (name, kind, value) in [
+        ("process_cpu_seconds_total", "counter", p.cpu_seconds),
+        ("process_start_time_seconds", "gauge", p.started),
+        ("process_open_fds", "gauge", p.descriptors as f64),
+        ("process_max_fds", "gauge", p.descriptors_max as f64),
+        ("process_resident_memory_bytes", "gauge", p.resident as f64),
+        ("process_virtual_memory_bytes", "gauge", p.virtual_bytes as f64),
+        ("jvm_threads_current", "gauge", p.threads as f64),
+    ] {
+        text.head(name, kind);
+        text.sample(name, "", Number::Real(value));
+    }
+    text.help("jvm_memory_bytes_used", "gauge", "resident bytes of this process; there is no JVM");
+    text.sample("jvm_memory_bytes_used", "{area=\"heap\"}", Number::Real(p.resident as f64));
+    text.sample("jvm_memory_bytes_used", "{area=\"nonheap\"}", Number::Real(0.0));
+    text.help("jvm_gc_collection_seconds", "summary", "there is no garbage collector");
+    text.sample("jvm_gc_collection_seconds_count", "{gc=\"none\"}", Number::Real(0.0));
+    text.sample("jvm_gc_collection_seconds_sum", "{gc=\"none\"}", Number::Real(0.0));
+}
+
+/// Falconer's own, in seconds and with `_total`, as Prometheus recommends.
+fn own(core: &Core, text: &mut Text) {
+    let name = "falconer_stage_seconds";
+    text.help(name, "histogram", "Time that a request spent in each stage");
+    for stage in Stage::ALL {
+        let counted = core.stats.staged(stage);
+        histogram(text, name, &format!("stage=\"{}\"", stage.name()), &counted);
+    }
+    let name = "falconer_request_seconds";
+    text.help(name, "histogram", "From the socket's readiness to the reply");
+    for (kind, m) in [("read", Measure::Read), ("update", Measure::Update), ("other", Measure::Other)] {
+        histogram(text, name, &format!("kind=\"{kind}\""), &core.stats.measured(m));
+    }
+    let name = "falconer_fsync_seconds";
+    text.help(name, "histogram", "Durable writes of the log");
+    histogram(text, name, "", &core.stats.measured(Measure::Sync));
+    text.help("falconer_operations_total", "counter", "Requests by operation");
+    for op in OPS {
+        let labels = format!("{{operation=\"{op:?}\"}}");
+        text.sample("falconer_operations_total", &labels, int(core.stats.operations(op)));
+    }
+    let name = "falconer_log_batch_records";
+    text.help(name, "summary", "Records in one durable write");
+    let batch = core.stats.measured(Measure::BatchRecords);
+    for q in [0.5, 0.9, 0.99] {
+        text.sample(name, &format!("{{quantile=\"{q}\"}}"), int(batch.quantile(q)));
+    }
+    text.sample(&format!("{name}_count"), "", int(batch.count()));
+    text.sample(&format!("{name}_sum"), "", int(batch.sum));
+    text.help("falconer_log_backend_info", "gauge", "How the log is written");
+    text.sample(
+        "falconer_log_backend_info",
+        &format!("{{backend={},version={}}}", quoted(core.log.backend()), quoted(env!("CARGO_PKG_VERSION"))),
+        int(1),
+    );
+    for (name, help, counter) in [
+        ("falconer_log_bytes_total", "Bytes of the log written, padding included", Counter::LogBytes),
+        ("falconer_slow_requests_total", "Requests over falconer.slowRequestMs", Counter::Slow),
+        ("falconer_errors_total", "Requests answered with an error", Counter::Errors),
+        ("falconer_events_total", "Watch events sent", Counter::Events),
+        ("falconer_slow_syncs_total", "Durable writes over fsync.warningthresholdms", Counter::SlowSyncs),
+    ] {
+        text.help(name, "counter", help);
+        text.sample(name, "", int(core.stats.get(counter)));
+    }
+    let seconds = |m: Measure| Number::Real(core.stats.measured(m).sum as f64 / 1e9);
+    text.help("falconer_recovery_seconds", "gauge", "The start, by part");
+    for (part, m) in
+        [("snapshot", Measure::RecoveryLoad), ("log", Measure::RecoveryReplay), ("all", Measure::Recovery)]
+    {
+        text.sample("falconer_recovery_seconds", &format!("{{part=\"{part}\"}}"), seconds(m));
+    }
+    text.help("falconer_snapshot_seconds", "summary", "Snapshots written");
+    let snapshots = core.stats.measured(Measure::Snapshot);
+    text.sample("falconer_snapshot_seconds_count", "", int(snapshots.count()));
+    text.sample("falconer_snapshot_seconds_sum", "", Number::Real(snapshots.sum as f64 / 1e9));
+    text.help("falconer_log_full", "gauge", "1 while writes are refused since the log has no space");
+    text.sample("falconer_log_full", "", int(i64::from(core.is_log_full())));
+    text.help("falconer_applied_zxid", "gauge", "The last transaction applied");
+    text.sample("falconer_applied_zxid", "", int(core.tree.applied().as_u64()));
+}
+
+fn histogram(text: &mut Text, name: &str, labels: &str, counted: &Counted) {
+    let comma = if labels.is_empty() { "" } else { "," };
+    let bucket = format!("{name}_bucket");
+    for bits in BUCKET_BITS {
+        let le = (1_u64 << bits) as f64 / 1e9;
+        text.sample(&bucket, &format!("{{{labels}{comma}le=\"{le}\"}}"), int(counted.below_power(bits)));
+    }
+    let count = counted.count();
+    text.sample(&bucket, &format!("{{{labels}{comma}le=\"+Inf\"}}"), int(count));
+    let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+    text.sample(&format!("{name}_count"), &braces, int(count));
+    text.sample(&format!("{name}_sum"), &braces, Number::Real(counted.sum as f64 / 1e9));
+}
