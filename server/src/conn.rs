@@ -5,14 +5,14 @@
 //! outbox while it waits for anything.
 
 use crate::limits;
+use crate::outlet::Outlet;
 use engine::{Identity, Outbox};
 use mio::net::TcpStream;
 use node::gate::Gate;
 use node::sessions::Touch;
 use parking_lot::{Mutex, RwLock};
 use proto::{ConnId, Instant, SessionId};
-use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -24,19 +24,14 @@ pub struct Conn {
     pub peer: SocketAddr,
     /// The event loop that reads it.
     pub owner: usize,
-    stream: TcpStream,
+    outlet: Outlet,
     /// Requests without a reply.
     pub gate: Mutex<GateState>,
-    out: Mutex<OutBuf>,
     identity: RwLock<Arc<Identity>>,
     /// What the handshake gave.
     session: OnceLock<AttachedSession>,
     /// The owner has stopped reading and waits to be told to go on.
     pub paused: AtomicBool,
-    /// The last request says goodbye, or the server does: close when the outbox has drained.
-    close_after_flush: AtomicBool,
-    /// The socket has been shut down.
-    cut: AtomicBool,
     /// Already on the list of outboxes to flush of the thread that steps the node.
     pub marked: AtomicBool,
     /// Counters for the four-letter words.
@@ -73,12 +68,6 @@ pub struct ConnStats {
     pub received: AtomicU64,
     /// Bytes of the frames read, since the connection began.
     pub received_bytes: AtomicU64,
-    /// Bytes that the socket took, since the connection began.
-    pub sent_bytes: AtomicU64,
-    /// Bytes of the last flush.
-    pub last_flush_bytes: AtomicU64,
-    /// Bytes of the largest flush.
-    pub max_flush_bytes: AtomicU64,
     /// Frames written.
     pub sent: AtomicU64,
     /// Operation code of the last reply; 0: none yet.
@@ -125,15 +114,6 @@ impl ConnStats {
         add(&self.received_bytes, bytes as u64);
     }
 
-    /// The socket took `bytes`.
-    fn flushed(&self, bytes: u64) {
-        add(&self.sent_bytes, bytes);
-        self.last_flush_bytes.store(bytes, Ordering::Relaxed);
-        if bytes > self.max_flush_bytes.load(Ordering::Relaxed) {
-            self.max_flush_bytes.store(bytes, Ordering::Relaxed);
-        }
-    }
-
     /// Counts one reply to operation `op`, number `xid`, that took `latency_ms`.
     pub fn replied(&self, op: i32, xid: i32, zxid: i64, now: Instant, latency_ms: u64) {
         add(&self.sent, 1);
@@ -155,37 +135,9 @@ impl ConnStats {
     }
 }
 
-/// One thread at a time reads a connection, one replies on it and one writes to its socket: plain loads and stores
-/// count right.
+/// One thread at a time reads a connection and one replies on it: plain loads and stores count right.
 fn add(cell: &AtomicU64, n: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-}
-
-/// Bytes on their way to the client.
-#[derive(Default)]
-struct OutBuf {
-    bytes: Vec<u8>,
-    /// A buffer to swap in, so that a busy connection allocates nothing.
-    spare: Vec<u8>,
-    /// A thread is writing a buffer that it took away.
-    writing: bool,
-    /// The socket became writable while `writing`.
-    again: bool,
-    /// The socket is full: the owner flushes when it is writable again.
-    blocked: bool,
-    /// Bytes of the buffer that was taken away.
-    taken: usize,
-}
-
-/// What a flush led to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flush {
-    /// Everything has left, or somebody else is at it.
-    Done,
-    /// The socket is full.
-    Blocked,
-    /// The connection is broken, or was to be closed when drained.
-    Closed,
 }
 
 impl Conn {
@@ -203,22 +155,14 @@ impl Conn {
             id,
             peer,
             owner,
-            stream,
+            outlet: Outlet::new(stream, peer, limits::OUTBOX_MAX),
             gate: Mutex::default(),
-            out: Mutex::default(),
             identity: RwLock::new(identity),
             session: OnceLock::new(),
             paused: AtomicBool::new(false),
-            close_after_flush: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
             marked: AtomicBool::new(false),
             stats,
         }
-    }
-
-    /// The socket, for its owner to read.
-    pub fn stream(&self) -> impl std::io::Read {
-        &self.stream
     }
 
     /// The session, once the handshake is done.
@@ -241,128 +185,19 @@ impl Conn {
     pub fn set_identity(&self, identity: Arc<Identity>) {
         *self.identity.write() = identity;
     }
+}
 
-    /// Bytes that have not left yet.
-    pub fn unsent(&self) -> usize {
-        let out = self.out.lock();
-        out.bytes.len() + out.taken
-    }
+impl std::ops::Deref for Conn {
+    type Target = Outlet;
 
-    /// Whether the connection ends as soon as what was written to it has left.
-    pub fn is_closing(&self) -> bool {
-        self.close_after_flush.load(Ordering::Acquire)
-    }
-
-    /// Closes the connection once everything written to it has left.
-    pub fn close_when_flushed(&self) {
-        self.close_after_flush.store(true, Ordering::Release);
-    }
-
-    /// Whether the connection has been cut off.
-    pub fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Acquire)
-    }
-
-    /// Cuts the connection off; its owner sees the end and cleans up.
-    pub fn cut(&self) {
-        // Once: each shutdown raises events, and an event must not lead to the next shutdown.
-        if !self.cut.swap(true, Ordering::AcqRel) {
-            // A socket that is gone already is what we want.
-            let _ = self.stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Writes what there is to the socket. The outbox is unlocked while the kernel copies, so that whoever has
-    /// an event for this connection never waits for its socket.
-    pub fn flush(&self) -> Flush {
-        let mut out = self.out.lock();
-        if out.writing {
-            return Flush::Done;
-        }
-        if out.blocked {
-            return Flush::Blocked;
-        }
-        while !out.bytes.is_empty() {
-            let spare = std::mem::take(&mut out.spare);
-            let mut bytes = std::mem::replace(&mut out.bytes, spare);
-            out.writing = true;
-            out.taken = bytes.len();
-            drop(out);
-            let (written, end) = self.write_out(&bytes);
-            self.stats.flushed(written as u64);
-            out = self.out.lock();
-            out.writing = false;
-            out.taken = 0;
-            if written == bytes.len() {
-                bytes.clear();
-                if bytes.capacity() <= limits::OUTBOX_KEEP {
-                    out.spare = bytes;
-                }
-                continue;
-            }
-            bytes.drain(..written);
-            bytes.extend_from_slice(&out.bytes);
-            out.bytes = bytes;
-            match end {
-                ErrorKind::WouldBlock if std::mem::take(&mut out.again) => {}
-                ErrorKind::WouldBlock => {
-                    out.blocked = true;
-                    return Flush::Blocked;
-                }
-                _ => {
-                    drop(out);
-                    self.cut();
-                    return Flush::Closed;
-                }
-            }
-        }
-        drop(out);
-        if self.is_closing() {
-            self.cut();
-            return Flush::Closed;
-        }
-        Flush::Done
-    }
-
-    /// The owner has seen that the socket takes bytes again.
-    pub fn on_writable(&self) -> Flush {
-        let mut out = self.out.lock();
-        if out.writing {
-            out.again = true;
-            return Flush::Done;
-        }
-        out.blocked = false;
-        drop(out);
-        self.flush()
-    }
-
-    fn write_out(&self, bytes: &[u8]) -> (usize, ErrorKind) {
-        let mut written = 0;
-        while written < bytes.len() {
-            match (&self.stream).write(&bytes[written..]) {
-                Ok(0) => return (written, ErrorKind::WriteZero),
-                Ok(n) => written += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return (written, e.kind()),
-            }
-        }
-        (written, ErrorKind::Other)
+    fn deref(&self) -> &Outlet {
+        &self.outlet
     }
 }
 
 impl Outbox for Conn {
     fn append(&self, fill: &mut dyn FnMut(&mut Vec<u8>)) {
-        if self.is_cut() {
-            return;
-        }
-        let mut out = self.out.lock();
-        fill(&mut out.bytes);
-        if out.bytes.len() > limits::OUTBOX_MAX {
-            // A client that does not read while events and replies pour in would cost memory without end.
-            drop(out);
-            tracing::warn!(peer = %self.peer, "cut off: the client does not read what it is sent");
-            self.cut();
-        }
+        self.outlet.append_with(fill);
     }
 }
 

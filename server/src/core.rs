@@ -3,10 +3,11 @@
 //! Whoever has work for the node puts it into the inbox and tries the lock. Who gets it steps the node through
 //! everything that waits; who does not can go on, for the holder looks into the inbox once more after it let go.
 
-use crate::conn::{AttachedSession, Conn, ConnTable, Flush};
+use crate::conn::{AttachedSession, Conn, ConnTable};
 use crate::event_loop::{LoopHandle, Message};
 use crate::limits;
 use crate::log::LogQueue;
+use crate::outlet::Flush;
 use crate::stats::{Counter, Measure, ServerStats};
 use engine::acl::Schemes;
 use engine::{Asker, Audience, Identity, Outbox, Tree};
@@ -230,7 +231,7 @@ impl Core {
 
     /// Bytes that sockets of clients took, of all connections that ever were.
     pub fn sent_bytes(&self) -> u64 {
-        let live = |c: Arc<Conn>| c.stats.sent_bytes.load(Ordering::Relaxed);
+        let live = |c: Arc<Conn>| c.sent.bytes.load(Ordering::Relaxed);
         self.stats.get(Counter::SentBytes) + self.conns.all().into_iter().map(live).sum::<u64>()
     }
 
@@ -238,7 +239,7 @@ impl Core {
     pub fn client_response_sizes(&self) -> ResponseSizes {
         let mut sizes = ResponseSizes::default();
         for c in self.conns.all() {
-            let (last, max) = (&c.stats.last_flush_bytes, &c.stats.max_flush_bytes);
+            let (last, max) = (&c.sent.last, &c.sent.max);
             sizes.last = last.load(Ordering::Relaxed);
             sizes.max = sizes.max.max(max.load(Ordering::Relaxed));
             sizes.min = if sizes.min == 0 { sizes.last } else { sizes.min.min(sizes.last) };

@@ -1,9 +1,10 @@
 //! An event loop: owns the sockets of its connections, reads their frames, answers reads, hands writes on.
 
-use crate::conn::{Conn, Flush};
+use crate::conn::Conn;
 use crate::core::{Core, put_header_reply};
 use crate::fourletter;
 use crate::limits;
+use crate::outlet::Flush;
 use crate::stats::{Counter, Measure};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -376,7 +377,7 @@ impl EventLoop {
         }
         core.tree.drop_connection(conn.id);
         core.stats.add(Counter::Dropped, 1);
-        core.stats.add(Counter::SentBytes, conn.stats.sent_bytes.load(Ordering::Relaxed));
+        core.stats.add(Counter::SentBytes, conn.sent.bytes.load(Ordering::Relaxed));
         core.submit_disconnected(conn.id, conn.session().map(|s| s.id));
         core.conns.remove(conn.id);
         self.per_address.release(conn.peer.ip());

@@ -31,6 +31,7 @@ pub mod import;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod outlet;
 pub mod snapshots;
 pub mod stats;
 pub mod version;
