@@ -20,6 +20,7 @@ mod session;
 mod wire;
 
 pub use session::{Error, Target};
+pub(crate) use wire::multi_error;
 
 use crate::Outcome;
 use crate::render::{self, Progress};

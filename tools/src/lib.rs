@@ -1,7 +1,7 @@
 //! What operators type besides the server: the parts of the `falconer` binary.
 //!
 //! Each subcommand is one module with a clap `Args` and a `run`. None of them needs a running server of ours:
-//! [`mod@bench`] loads any server of the protocol, [`disk`] measures a disk before it is trusted, [`log_files`] and
+//! [`mod@bench`] loads any server of the protocol, [`shell`] talks to one, [`disk`] measures a disk before it is trusted, [`log_files`] and
 //! [`snapshot_files`] look into data directories, Falconer's and Apache's, and never write there.
 //!
 //! ```text
@@ -9,6 +9,7 @@
 //!         ├─ disk::run            commits → latencies, verdict      what a log would get from a disk
 //!         ├─ log_files::run       place → records → txn → text      list, dump, verify, stat
 //!         ├─ snapshot_files::run  place → records → text            list, dump, verify, tree, diff
+//!         ├─ shell::run           command → session → text, JSON    zkCli's commands
 //!         └─ render, svg          all that a terminal or a page shows
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod disk;
 pub mod log_files;
 mod place;
 pub mod render;
+pub mod shell;
 pub mod snapshot_files;
 pub mod svg;
 mod txn;

@@ -26,12 +26,12 @@ enum Command {
     Disk(tools::disk::Args),
     Log(tools::log_files::Args),
     Snapshot(tools::snapshot_files::Args),
+    Shell(tools::shell::Args),
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(Outcome::Fine) => ExitCode::SUCCESS,
-        Ok(Outcome::Found) => ExitCode::from(1),
+        Ok(status) => status,
         // `falconer log dump … | head`: the reader has enough.
         Err(e) if is_broken_pipe(&*e) => ExitCode::SUCCESS,
         Err(e) => {
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<Outcome, Box<dyn Error>> {
+fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     let mut results = io::BufWriter::new(io::stdout());
     let mut complaints = io::stderr();
     let mut out = Out::new(&mut results, &mut complaints);
@@ -54,9 +54,13 @@ fn run(command: Command) -> Result<Outcome, Box<dyn Error>> {
         }
         Command::Log(args) => tools::log_files::run(&args, &mut out)?,
         Command::Snapshot(args) => tools::snapshot_files::run(&args, &mut out)?,
+        Command::Shell(args) => return Ok(tools::shell::run(&args)?),
     };
     results.flush()?;
-    Ok(outcome)
+    Ok(match outcome {
+        Outcome::Fine => ExitCode::SUCCESS,
+        Outcome::Found => ExitCode::from(1),
+    })
 }
 
 /// The error with its causes, each said once.
