@@ -4,6 +4,8 @@
 //!   lock ── superblock ── newest valid snapshot, decoded in parallel ── replay of the log ── node ── threads ── serving
 //! ```
 
+use crate::admin::{self, Phase, Progress};
+use crate::command;
 use crate::core::{Clock, Core, wall_now};
 use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
@@ -115,11 +117,13 @@ struct Recovered {
 }
 
 /// Runs a server until it is told to stop.
-pub fn serve(settings: Settings) -> Result<(), Failure> {
+/// `properties`: Java system properties that were given, to be shown.
+pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<(), Failure> {
     let settings = Arc::new(settings);
     let started = std::time::Instant::now();
     let descriptors = raise_descriptor_limit();
     let (listener, address) = bind(&settings)?;
+    let admin = admin::start(settings.clone(), properties)?;
     let data = open_dir(&settings.storage.data_dir, settings.storage.datadir_autocreate)?;
     let log_home = open_dir(&settings.storage.data_log_dir, settings.storage.datadir_autocreate)?;
     let _lock = data.lock("falconer.lock").map_err(|e| match e.kind() {
@@ -134,7 +138,7 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
     let log_dir = log_home.subdir("log").map_err(|e| dir_failure(log_home.path(), "make log/ in", &e))?;
     let directories = [snapshot_dir.path().to_owned(), log_dir.path().to_owned()];
 
-    let recovered = recover(&settings, &*data, snapshot_dir.clone(), log_dir)?;
+    let recovered = recover(&settings, &admin.progress, &*data, snapshot_dir.clone(), log_dir)?;
     let Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes, load_time, time } =
         recovered;
     tracing::info!("{}", log.said);
@@ -225,9 +229,11 @@ pub fn serve(settings: Settings) -> Result<(), Failure> {
         None => tracing::warn!("there is no clientPort: nobody can reach this server"),
     }
     tracing::info!(ms = started.elapsed().as_millis() as u64, "started");
+    admin.serves(&core);
 
     wait_for_signal()?;
     tracing::info!("stopping");
+    admin.progress.enter(Phase::Stopping, 0);
     core.stopping.store(true, Ordering::Release);
     core.loops.iter().for_each(|l| l.send(Message::Pump));
     for t in threads {
@@ -265,10 +271,19 @@ fn join(thread: std::thread::JoinHandle<()>) {
 }
 
 fn wait_for_signal() -> Result<(), Failure> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2])
         .map_err(|e| Failure::System(format!("signals can't be watched: {e}")))?;
-    signals.forever().next();
+    for signal in signals.forever() {
+        let filter = match signal {
+            SIGUSR1 => "debug".to_owned(),
+            SIGUSR2 => command::initial_log_filter(),
+            _ => break,
+        };
+        if let Err(why) = command::set_log_filter(&filter) {
+            tracing::warn!("{why}");
+        }
+    }
     Ok(())
 }
 
@@ -380,6 +395,7 @@ impl engine::Audience for Nobody {
 
 fn recover(
     settings: &Settings,
+    progress: &Progress,
     data: &dyn Dir,
     snapshot_dir: Arc<dyn Dir>,
     log_dir: Arc<dyn Dir>,
@@ -416,6 +432,8 @@ fn recover(
         WalBackend::Buffered => vfs::Choice::Only(vfs::DeviceKind::Buffered),
     };
     let config = wal::Config { device, ..wal::Config::default() };
+    // At most: where the log ends is found by reading it.
+    let log_bytes = directory_bytes(log_dir.path());
     let mut recovery = Recovery::open(log_dir, &superblock, config)?;
     let cluster = cluster_bytes(superblock.contents().identity.cluster);
     let mut catalogue = Catalogue::open(snapshot_dir, Some(cluster))
@@ -436,9 +454,10 @@ fn recover(
         }
         tracing::warn!(snapshot = skipped.name, "not usable: {}", with_causes(&skipped.why));
     }
-    let (tree, mut applier, loaded_end) = load_newest(settings, &mut catalogue, recovery.base())?;
+    let (tree, mut applier, loaded_end) = load_newest(settings, progress, &mut catalogue, recovery.base())?;
 
     let load_time = began.elapsed();
+    progress.enter(Phase::Replaying, log_bytes);
     let start = tree.applied();
     let mut replayed = 0_u64;
     let mut replayed_bytes = 0_u64;
@@ -449,6 +468,7 @@ fn recover(
         })?;
         replayed += 1;
         replayed_bytes += record.len() as u64;
+        progress.advance(record.len() as u64);
         if told.elapsed().as_secs() >= 1 {
             told = std::time::Instant::now();
             tracing::info!(replayed, %zxid, "replaying the log");
@@ -475,6 +495,12 @@ fn recover(
     let log = recovery.finish(&mut superblock, start)?;
     let time = began.elapsed();
     Ok(Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes, load_time, time })
+}
+
+/// Bytes of the files of a directory.
+pub fn directory_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.flatten().filter_map(|e| e.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
 }
 
 /// A log whose superblock is gone is somebody's data, not a fresh directory.
@@ -506,6 +532,7 @@ fn raise_descriptor_limit() -> u64 {
 /// begins at the beginning.
 fn load_newest(
     settings: &Settings,
+    progress: &Progress,
     catalogue: &mut Catalogue,
     log_base: Zxid,
 ) -> Result<(Arc<Tree>, Applier, Zxid), Failure> {
@@ -517,10 +544,14 @@ fn load_newest(
         let (tree, mut applier) = engine::new(tree_config(settings));
         let importer = applier.import();
         let loaded = catalogue.snapshot(&entry).map_err(snapshot::LoadError::Snapshot).and_then(|s| {
-            s.load(workers, &|kind, count, bytes| match kind {
-                Kind::Sessions => importer.sessions(bytes, u64::from(count)),
-                Kind::Acls => importer.acls(bytes, u64::from(count)),
-                Kind::Nodes => importer.nodes(bytes, u64::from(count)),
+            progress.enter(Phase::Loading, entry.footer().raw);
+            s.load(workers, &|kind, count, bytes| {
+                progress.advance(bytes.len() as u64);
+                match kind {
+                    Kind::Sessions => importer.sessions(bytes, u64::from(count)),
+                    Kind::Acls => importer.acls(bytes, u64::from(count)),
+                    Kind::Nodes => importer.nodes(bytes, u64::from(count)),
+                }
             })
         });
         let digest = entry.footer().digest.map(|d| d.value);

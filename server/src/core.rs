@@ -429,6 +429,15 @@ impl Core {
         }
     }
 
+    /// Which thread has not come round for too long, if one has.
+    pub fn stuck(&self) -> Option<String> {
+        let now = self.clock.mono().as_ms();
+        let late = |seen: u64| now.saturating_sub(seen);
+        let slowest = self.loops.iter().enumerate().map(|(i, l)| (late(l.seen_ms()), i)).max()?;
+        let (ms, index) = slowest;
+        (ms > limits::STUCK_MS).then(|| format!("event loop {index} has not come round for {} s", ms / 1000))
+    }
+
     /// Tells the owner of a paused connection to look again, once.
     fn wake_if_paused(&self, conn: &Conn) {
         if conn.paused.swap(false, Ordering::AcqRel) {

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What other threads tell a loop.
@@ -39,9 +39,16 @@ pub struct LoopHandle {
     mailbox: Mutex<Vec<Message>>,
     waker: Waker,
     notified: AtomicBool,
+    /// When the loop began its last round, ms of the monotonic clock.
+    seen: AtomicU64,
 }
 
 impl LoopHandle {
+    /// When the loop began its last round, in ms of the monotonic clock. A healthy one comes round every second.
+    pub fn seen_ms(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
     /// Leaves a message and wakes the loop, once for all messages until it looks.
     pub fn send(&self, message: Message) {
         self.mailbox.lock().push(message);
@@ -158,7 +165,12 @@ impl EventLoop {
         if let Some(l) = &mut listener {
             poll.registry().register(l, LISTENER, Interest::READABLE)?;
         }
-        let handle = LoopHandle { mailbox: Mutex::default(), waker, notified: AtomicBool::new(false) };
+        let handle = LoopHandle {
+            mailbox: Mutex::default(),
+            waker,
+            notified: AtomicBool::new(false),
+            seen: AtomicU64::new(u64::MAX),
+        };
         let it = EventLoop {
             index,
             poll,
@@ -185,6 +197,7 @@ impl EventLoop {
                 Err(e) => panic!("event loop {}: epoll fails: {e}", self.index),
             }
             let now = core.clock().mono();
+            core.loops[self.index].seen.store(now.as_ms(), Ordering::Relaxed);
             let mut wake = false;
             let mut accept = false;
             for event in &events {

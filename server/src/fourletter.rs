@@ -36,7 +36,7 @@ pub enum Word {
 
 /// The trace mask that `gtmk` shows and `stmk` sets. Falconer traces by its log filter; the number is kept so
 /// that tools which set it read it back.
-static TRACE_MASK: AtomicI64 = AtomicI64::new(306);
+pub(crate) static TRACE_MASK: AtomicI64 = AtomicI64::new(306);
 
 impl Word {
     /// The word of the first bytes of a connection; anything else is the length of a frame.
@@ -204,7 +204,7 @@ fn conf(core: &Core, out: &mut String) -> std::fmt::Result {
     writeln!(out, "serverId={}", s.my_id.map_or(0, |id| id.0))
 }
 
-fn envi(out: &mut String) -> std::fmt::Result {
+pub(crate) fn envi(out: &mut String) -> std::fmt::Result {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let kib = |key: &str| {
         let text = read("/proc/meminfo");
@@ -297,7 +297,7 @@ fn connection_line(c: &Conn, is_asking: bool, long: bool, out: &mut String) -> s
     writeln!(out, ")")
 }
 
-fn last_op(op: i32) -> &'static str {
+pub(crate) fn last_op(op: i32) -> &'static str {
     let Some(op) = OpCode::from_wire(op) else { return "NA" };
     match op {
         OpCode::CreateSession => "SESS",

@@ -21,6 +21,7 @@
 //! Threads: the event loops, the log thread, the preparer of segments, the snapshot thread, the one that waits for
 //! signals. Death of any of them ends the process.
 
+pub mod admin;
 pub mod boot;
 pub mod command;
 pub mod conn;

@@ -31,3 +31,35 @@ pub const DESCRIPTORS_KEPT: u64 = 64;
 /// Outboxes that a stepping thread writes out alone; with more, the other loops are woken to write to their own. Waking one
 /// costs about as much as five writes.
 pub const FLUSH_ALONE: usize = 128;
+
+/// Connections to the admin interface at a time: a few dashboards and people. More are dropped at once.
+pub const ADMIN_CONNECTIONS: usize = 64;
+
+/// Threads that run commands of the admin interface: one snapshot and some questions beside it.
+pub const ADMIN_WORKERS: usize = 4;
+
+/// Bytes of the head of a request to the admin interface, and so of its arguments: a path of the tree may be long.
+pub const ADMIN_HEAD_BYTES: usize = 32 << 10;
+
+/// Header fields of such a request. Browsers send about twenty.
+pub const ADMIN_HEADERS: usize = 64;
+
+/// Arguments of such a request that are looked at; no command has more than four.
+pub const ADMIN_ARGUMENTS: usize = 16;
+
+/// Bytes of the body of such a request: no command takes one.
+pub const ADMIN_BODY_BYTES: usize = 64 << 10;
+
+/// How long such a body may take to come.
+pub const ADMIN_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long a connection to the admin interface may live: a snapshot of some gigabytes, and no client that reads a byte a
+/// minute for ever.
+pub const ADMIN_CONNECTION_TIME: std::time::Duration = std::time::Duration::from_secs(900);
+
+/// Pieces of a snapshot that wait for a client of the admin interface.
+pub const ADMIN_PIECES: usize = 4;
+
+/// An event loop that has not come round for this long is stuck, in ms: far more than any batch takes, less than an
+/// orchestrator waits.
+pub const STUCK_MS: u64 = 20_000;

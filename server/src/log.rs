@@ -453,6 +453,26 @@ impl LogQueue {
         self.snapshot_wake.notify_all();
     }
 
+    /// The zxid that the newest snapshot began at, and when it was written.
+    pub fn last_snapshot(&self) -> Option<(Zxid, proto::WallMs)> {
+        self.snapshots.last()
+    }
+
+    /// Where the snapshots lie.
+    pub fn snapshot_dir(&self) -> &std::path::Path {
+        &self.directories[0]
+    }
+
+    /// Where the log lies.
+    pub fn log_dir(&self) -> &std::path::Path {
+        &self.directories[1]
+    }
+
+    /// Reads the durable records after `after`, while writing goes on.
+    pub fn reader(&self, after: Zxid) -> Result<wal::Reader, wal::Error> {
+        self.writer.lock().appender.reader(after)
+    }
+
     /// Bytes of the snapshots and of the log.
     pub fn directory_sizes(&self) -> (u64, u64) {
         let size = |dir: &std::path::Path| -> u64 {

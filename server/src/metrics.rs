@@ -363,21 +363,21 @@ pub fn summaries(core: &Core) -> Vec<Summary> {
     basic.chain(advanced).collect()
 }
 
-/// `mntr`: head, gauges, counters, summaries.
+/// All of Apache's metrics: gauges, counters, summaries, by key without prefix.
+pub fn monitor(core: &Core) -> Vec<(String, Number)> {
+    let mut all: Vec<(String, Number)> = Vec::new();
+    all.extend(gauges(core, &Process::read()).into_iter().map(|(name, value)| (name.to_owned(), value)));
+    all.extend(counters(core).into_iter().map(|(name, value)| (name.to_owned(), int(value))));
+    all.extend(summaries(core).iter().flat_map(Summary::lines));
+    all
+}
+
+/// `mntr`: a head, then [`monitor`].
 pub fn mntr(core: &Core, out: &mut String) -> std::fmt::Result {
     writeln!(out, "zk_version\t{}, built on {}", version::FULL_NUMBER, version::BUILT)?;
     writeln!(out, "zk_server_state\tstandalone")?;
-    let process = Process::read();
-    for (name, value) in gauges(core, &process) {
-        writeln!(out, "zk_{name}\t{value}")?;
-    }
-    for (name, value) in counters(core) {
-        writeln!(out, "zk_{name}\t{value}")?;
-    }
-    for summary in summaries(core) {
-        for (key, value) in summary.lines() {
-            writeln!(out, "zk_{key}\t{value}")?;
-        }
+    for (key, value) in monitor(core) {
+        writeln!(out, "zk_{key}\t{value}")?;
     }
     Ok(())
 }

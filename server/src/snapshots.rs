@@ -121,6 +121,12 @@ impl Snapshots {
         Ok(bytes)
     }
 
+    /// The newest: the zxid that it began at, and when it was written.
+    pub fn last(&self) -> Option<(Zxid, WallMs)> {
+        let catalogue = self.catalogue.lock();
+        catalogue.entries().first().map(|e| (e.start(), e.header().written))
+    }
+
     /// Removes the snapshots that `keep` newer verified ones make redundant. Returns the zxid from which on the log
     /// is still needed.
     pub fn retire(&self, core: &Core, keep: usize) -> Result<Option<Zxid>, snapshot::Error> {

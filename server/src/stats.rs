@@ -149,7 +149,7 @@ impl Measure {
     }
 }
 
-/// Kinds of operations that are counted, by [`op_index`].
+/// Kinds of operations that are counted.
 pub const OPS: [OpCode; 29] = [
     OpCode::Create,
     OpCode::Create2,

@@ -38,8 +38,10 @@ impl Drop for TempDir {
 /// Writes a `zoo.cfg` whose port the system chooses, with `extra` lines.
 pub fn write_config(dir: &Path, extra: &str) -> PathBuf {
     let cfg = dir.join("zoo.cfg");
+    // Tests that want the admin interface say where.
+    let admin = if extra.contains("admin.") { "" } else { "admin.enableServer=false\n" };
     let text = format!(
-        "dataDir={}/data\nclientPort=0\nclientPortAddress=127.0.0.1\ntickTime=500\nadmin.enableServer=false\n\
+        "dataDir={}/data\nclientPort=0\nclientPortAddress=127.0.0.1\ntickTime=500\n{admin}\
          4lw.commands.whitelist=*\n{extra}\n",
         dir.display()
     );
@@ -51,6 +53,10 @@ pub fn write_config(dir: &Path, extra: &str) -> PathBuf {
 pub struct Server {
     child: Child,
     pub port: u16,
+    /// The port of the admin interface; 0: there is none.
+    pub admin: u16,
+    /// The port of Prometheus's provider; 0: there is none.
+    pub metrics: u16,
 }
 
 impl Server {
@@ -69,10 +75,17 @@ impl Server {
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();
+        let (mut admin, mut metrics) = (0, 0);
         let port = loop {
             let mut line = String::new();
             assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it served:\n{seen}");
             seen.push_str(&line);
+            let port_of = |what: &str| {
+                line.split_once(what)
+                    .map(|(_, a)| a.trim().rsplit_once(':').unwrap().1.trim().parse().unwrap())
+            };
+            admin = port_of("the admin interface is on http://").unwrap_or(admin);
+            metrics = port_of("the Prometheus port is on http://").unwrap_or(metrics);
             if let Some((_, address)) = line.split_once("serving clients on ") {
                 let address = address.split_whitespace().next().unwrap();
                 break address.rsplit_once(':').unwrap().1.trim().parse().unwrap();
@@ -80,7 +93,7 @@ impl Server {
         };
         // The pipe must not fill up, and a failing test should show what the server said.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
-        Server { child, port }
+        Server { child, port, admin, metrics }
     }
 
     /// kill -9.
@@ -110,6 +123,55 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub struct Http {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Http {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+}
+
+/// One request over HTTP; `headers` are lines.
+pub fn http(port: u16, method: &str, path: &str, headers: &[&str]) -> Http {
+    let mut lines = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|h| h.to_ascii_lowercase().starts_with("host:")) {
+        lines.push_str("Host: localhost\r\n");
+    }
+    headers.iter().for_each(|h| lines.push_str(&format!("{h}\r\n")));
+    lines.push_str("\r\n");
+    http_raw(port, lines.as_bytes()).expect("an answer")
+}
+
+/// Sends bytes and reads until the server closes; `None` without any answer.
+pub fn http_raw(port: u16, bytes: &[u8]) -> Option<Http> {
+    let mut s = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    s.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // The server may have refused already, and closed.
+    let _ = s.write_all(bytes);
+    let mut out = Vec::new();
+    let _ = s.read_to_end(&mut out);
+    let end = out.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&out[..end]).into_owned();
+    let mut lines = head.lines();
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let header = |l: &str| l.split_once(':').map(|(n, v)| (n.to_owned(), v.trim().to_owned()));
+    Some(Http { status, headers: lines.filter_map(header).collect(), body: out[end + 4..].to_vec() })
 }
 
 /// A reply: its head and its body.

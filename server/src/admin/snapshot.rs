@@ -1,0 +1,154 @@
+//! The command `snapshot`: the state of one moment, in Apache's format.
+//!
+//! The walk over the tree is fuzzy, and Apache has no log of ours to repair it with. So it is gathered into a tree of
+//! its own, the log from its start to its end is replayed over that, and the copy is written: writes go on meanwhile,
+//! at the price of a second tree in memory until the answer is sent.
+
+use super::{Answer, Shared};
+use crate::boot::{Nobody, tree_config};
+use crate::core::Core;
+use crate::json;
+use crate::stats::{Counter, Measure};
+use proto::Zxid;
+use proto::txn::DIGEST_VERSION;
+use snapshot::apache::{Compression, Export, Sections, TreeDigest};
+use snapshot::{Digest, Kind};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes of records taken from the tree in one slice.
+const SLICE_BYTES: usize = 64 << 10;
+
+/// Bytes sent in one piece.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Answers with the snapshot's bytes, or with its zxid and size alone when `streaming=false`.
+pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Query) -> Answer {
+    let fail =
+        |status: u16, error: &str| Answer::json(status, &json!({ "command": "snapshot", "error": error }));
+    let Some(admin) = core.settings.operations.admin.as_ref().filter(|a| a.snapshot_enabled) else {
+        return fail(503, "the command is disabled: admin.snapshot.enabled");
+    };
+    if !shared.snapshots.allow(std::time::Duration::from_micros(u64::from(admin.rate_limit))) {
+        core.stats.add(Counter::SnapshotLimited, 1);
+        return fail(429, "too many snapshots: admin.rateLimiterIntervalInMS");
+    }
+    let Some(_one) = shared.snapshot_running.try_lock() else {
+        core.stats.add(Counter::SnapshotLimited, 1);
+        return fail(429, "another snapshot is being taken");
+    };
+    let started = Instant::now();
+    let dir = core.log.snapshot_dir().join("export");
+    let taken = take(core, &dir);
+    core.stats.measure(Measure::Snapshot, started.elapsed().as_nanos() as u64, 1);
+    let (zxid, mut file, size) = match taken {
+        Ok(taken) => taken,
+        Err(why) => {
+            core.stats.add(Counter::SnapshotErrors, 1);
+            tracing::error!("no snapshot for the admin interface: {why}");
+            return fail(500, &why);
+        }
+    };
+    let streaming =
+        query.iter().find(|(k, _)| k == "streaming").is_none_or(|(_, v)| v.eq_ignore_ascii_case("true"));
+    let mut answer = match streaming {
+        true => {
+            let (answer, pieces) = Answer::stream("application/octet-stream", size);
+            std::thread::spawn(move || {
+                loop {
+                    let mut piece = vec![0; PIECE_BYTES];
+                    match file.read(&mut piece) {
+                        Ok(0) | Err(_) => return,
+                        Ok(n) => {
+                            piece.truncate(n);
+                            // The client is gone, or the connection's time is over.
+                            if pieces.blocking_send(piece).is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+            answer
+        }
+        false => Answer::json(200, &json!({ "command": "snapshot", "error": super::json::Json::Null })),
+    };
+    answer.headers.push(("last_zxid", format!("0x{:x}", zxid.as_u64())));
+    answer.headers.push(("snapshot_size", size.to_string()));
+    answer
+}
+
+/// Takes the snapshot into a file that has no name any more when this returns.
+fn take(core: &Core, dir: &std::path::Path) -> Result<(Zxid, std::fs::File, u64), String> {
+    let (copy, mut applier) = engine::new(tree_config(&core.settings));
+    let end = {
+        let importer = applier.import();
+        let mut walk = core.tree.walk();
+        let mut slice = Vec::with_capacity(SLICE_BYTES + 4096);
+        let start = walk.start();
+        loop {
+            slice.clear();
+            let part = walk.next(&core.tree, SLICE_BYTES, &mut slice);
+            let count = part.count;
+            match part.kind {
+                engine::WalkKind::Sessions => importer.sessions(&slice, count),
+                engine::WalkKind::Acls => importer.acls(&slice, count),
+                engine::WalkKind::Nodes => importer.nodes(&slice, count),
+                engine::WalkKind::Done => break,
+            }
+            .map_err(|e| format!("a part of the tree does not fit: {e:?}"))?;
+        }
+        let (end, digest) = walk.end().expect("a walk that is done has an end");
+        let digest = core.tree.config().digest_enabled.then_some(digest);
+        importer
+            .finish(start, Some(engine::Settled { zxid: end, digest }))
+            .map_err(|e| format!("the parts of the tree do not fit together: {e:?}"))?;
+        end
+    };
+    // What was applied is durable: it can be read back.
+    let start = copy.applied();
+    let mut reader = core.log.reader(start).map_err(|e| crate::boot::with_causes(&e))?;
+    while copy.applied() < end {
+        let batch = reader.next_batch().map_err(|e| crate::boot::with_causes(&e))?;
+        let Some(batch) = batch else { return Err(format!("the log ends before {end}")) };
+        for (zxid, record) in batch.records() {
+            if zxid > start && zxid <= end {
+                applier
+                    .apply(record, &Nobody, &mut |_, _| {})
+                    .map_err(|e| format!("{zxid} can't be applied: {e:?}"))?;
+            }
+        }
+    }
+    drop(applier);
+    let mut export = Export::new();
+    let mut walk = copy.walk();
+    let mut slice = Vec::with_capacity(SLICE_BYTES + 4096);
+    loop {
+        slice.clear();
+        let part = walk.next(&copy, SLICE_BYTES, &mut slice);
+        let kind = match part.kind {
+            engine::WalkKind::Sessions => Kind::Sessions,
+            engine::WalkKind::Acls => Kind::Acls,
+            engine::WalkKind::Nodes => Kind::Nodes,
+            engine::WalkKind::Done => break,
+        };
+        let count = u32::try_from(part.count).expect("a slice holds far fewer records");
+        export.part(kind, count, &slice).map_err(|e| crate::boot::with_causes(&e))?;
+    }
+    let digest = copy.config().digest_enabled.then(|| TreeDigest {
+        zxid: end,
+        digest: Some(Digest { version: DIGEST_VERSION as u32, value: copy.digest() }),
+    });
+    drop(copy);
+    let sections = Sections { last_processed: digest.is_some().then_some(end), digest };
+    let home = vfs::os::OsDir::open(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let name =
+        export.write(&home, end, Compression::Plain, sections).map_err(|e| crate::boot::with_causes(&e))?;
+    let path = dir.join(&name);
+    let file = std::fs::File::open(&path).and_then(|f| Ok((f.metadata()?.len(), f)));
+    // Unlinked: its space is free as soon as it is sent, whatever happens.
+    let _ = std::fs::remove_file(&path);
+    let (size, file) = file.map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok((end, file, size))
+}
