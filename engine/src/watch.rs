@@ -476,6 +476,12 @@ impl WatchedPaths {
         }
     }
 
+    /// How many paths a connection watches, recursive watches not counted.
+    pub(crate) fn of(&self, conn: ConnId) -> usize {
+        let part = self.part(conn).lock();
+        part.find(spread(conn.0), |w| w.conn == conn).map_or(0, |w| w.hashes.len())
+    }
+
     /// Forgets a connection and tells what it watched.
     pub(crate) fn take(&self, conn: ConnId) -> Vec<u64> {
         let mut part = self.part(conn).lock();

@@ -5,6 +5,7 @@
 //! ```
 
 use crate::admin::{self, Phase, Progress};
+use crate::audit;
 use crate::command;
 use crate::core::{Clock, Core, wall_now};
 use crate::event_loop::{EventLoop, Message, PerAddress};
@@ -230,9 +231,15 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     }
     tracing::info!(ms = started.elapsed().as_millis() as u64, "started");
     admin.serves(&core);
+    if core.settings.operations.audit {
+        audit::server("serverStart", "success");
+    }
 
     wait_for_signal()?;
     tracing::info!("stopping");
+    if core.settings.operations.audit {
+        audit::server("serverStop", "invoked");
+    }
     admin.progress.enter(Phase::Stopping, 0);
     core.stopping.store(true, Ordering::Release);
     core.loops.iter().for_each(|l| l.send(Message::Pump));

@@ -4,6 +4,7 @@
 //! events); whoever completes a write holds the gate and takes shards (for the reads behind it). Nobody holds an
 //! outbox while it waits for anything.
 
+use crate::audit::Note;
 use crate::limits;
 use crate::outlet::Outlet;
 use engine::{Identity, Outbox};
@@ -11,7 +12,8 @@ use mio::net::TcpStream;
 use node::gate::Gate;
 use node::sessions::Touch;
 use parking_lot::{Mutex, RwLock};
-use proto::{ConnId, Instant, SessionId};
+use proto::{ConnId, Instant, SessionId, Xid};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,7 +26,8 @@ pub struct Conn {
     pub peer: SocketAddr,
     /// The event loop that reads it.
     pub owner: usize,
-    outlet: Outlet,
+    /// The way out.
+    pub outlet: Outlet,
     /// Requests without a reply.
     pub gate: Mutex<GateState>,
     identity: RwLock<Arc<Identity>>,
@@ -45,6 +48,8 @@ pub struct GateState {
     pub gate: Gate,
     /// The owner has dropped the connection.
     pub closed: bool,
+    /// What the audit log says of the writes in the gate that it tells of, when they are answered.
+    pub audit: VecDeque<(Xid, Note)>,
     /// Whether the handshake carried the read-only byte, and what it said: the answer carries it only then.
     pub read_only: Option<bool>,
 }
@@ -68,6 +73,8 @@ pub struct ConnStats {
     pub received: AtomicU64,
     /// Bytes of the frames read, since the connection began.
     pub received_bytes: AtomicU64,
+    /// Requests, since the connection began.
+    pub requests: AtomicU64,
     /// Frames written.
     pub sent: AtomicU64,
     /// Operation code of the last reply; 0: none yet.
@@ -111,6 +118,7 @@ impl ConnStats {
     /// A frame of `bytes` was read.
     pub fn received(&self, bytes: usize) {
         add(&self.received, 1);
+        add(&self.requests, 1);
         add(&self.received_bytes, bytes as u64);
     }
 

@@ -3,11 +3,14 @@
 //! Whoever has work for the node puts it into the inbox and tries the lock. Who gets it steps the node through
 //! everything that waits; who does not can go on, for the holder looks into the inbox once more after it let go.
 
+use crate::accounting::{Gone, Namespaces};
+use crate::audit;
 use crate::conn::{AttachedSession, Conn, ConnTable};
 use crate::event_loop::{LoopHandle, Message};
 use crate::limits;
 use crate::log::LogQueue;
 use crate::outlet::Flush;
+use crate::requests::Requests;
 use crate::stats::{Counter, Measure, ServerStats};
 use engine::acl::Schemes;
 use engine::{Asker, Audience, Identity, Outbox, Tree};
@@ -54,6 +57,12 @@ pub struct Core {
     log_full: AtomicBool,
     /// When the node wants its next tick, in ns of the monotonic clock.
     next_tick: AtomicU64,
+    /// Requests by top-level path.
+    pub namespaces: Namespaces,
+    /// What connections that have ended had done.
+    pub gone: Gone,
+    /// Batches in flight, and requests that took too long.
+    pub requests: Requests,
     /// Requests that wait for their reply.
     pub outstanding: AtomicUsize,
     /// The server stops.
@@ -183,6 +192,7 @@ impl Core {
     ) -> Core {
         let next_tick = AtomicU64::new(node.next_timeout().0);
         // Every loop counts for itself, and so does the log thread.
+        let requests = Requests::new(settings.operations.slow_request_ms);
         let stats = ServerStats::new(loops.len() + 1, settings.operations.detailed_metrics);
         Core {
             frame_max: settings.client.request_bytes_max as usize,
@@ -196,6 +206,9 @@ impl Core {
             conns: ConnTable::default(),
             log,
             stats,
+            namespaces: Namespaces::new(loops.len()),
+            gone: Gone::default(),
+            requests,
             loops,
             saturated: AtomicBool::new(false),
             log_full: AtomicBool::new(false),
@@ -367,8 +380,12 @@ impl Core {
                 node.step(now, item.as_input(bytes), &step);
                 laps.done(&item, before, node.in_flight());
             }
+            let applied = laps.applied;
             let stepped = laps.end();
             step.end_events();
+            if applied {
+                self.applied();
+            }
             bytes.clear();
             if bytes.capacity() > limits::INBOX_BYTES {
                 *bytes = Vec::new();
@@ -376,7 +393,7 @@ impl Core {
             if let Some(batch) = node.take_batch() {
                 let records = batch.len() as u64;
                 self.stats.add(Counter::Queued, records);
-                self.log.push(batch, stepped);
+                self.log.push(batch, now.mono, stepped);
                 self.stats.stage(Stage::Propose, stepped, self.lap_clock(stepped), records);
             }
             while let Some(output) = node.next_output() {
@@ -413,6 +430,16 @@ impl Core {
                 return;
             }
         }
+    }
+
+    /// Forgets the times of what is applied, and audits what nobody asked for.
+    fn applied(&self) {
+        let audits = self.settings.operations.audit;
+        self.requests.applied(self.tree.applied(), |record| {
+            if audits {
+                audit::applied(record);
+            }
+        });
     }
 
     /// The time, where times are taken; else the one given.
@@ -510,6 +537,8 @@ struct Laps<'a> {
     /// When the writes of the run came, and how many of them at that time.
     submitted: (Instant, u64),
     step_began: Instant,
+    /// Something became durable, so it may be applied.
+    applied: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -521,7 +550,15 @@ enum Run {
 impl<'a> Laps<'a> {
     fn new(core: &'a Core, now: Instant, items: usize) -> Laps<'a> {
         core.stats.measure(Measure::NodeQueue, items as u64, u64::from(items > 0));
-        Laps { core, run: Run::Prepare, began: now, records: 0, submitted: (now, 0), step_began: now }
+        Laps {
+            core,
+            run: Run::Prepare,
+            began: now,
+            records: 0,
+            submitted: (now, 0),
+            step_began: now,
+            applied: false,
+        }
     }
 
     /// Before an item is stepped.
@@ -549,6 +586,7 @@ impl<'a> Laps<'a> {
         let records = before.abs_diff(after) as u64;
         self.records += records;
         if let Item::Persisted(_, at) = item {
+            self.applied = true;
             self.core.stats.stage(Stage::Commit, *at, self.began, records);
         }
     }
@@ -717,6 +755,14 @@ impl Clients for Step<'_> {
         conn.append(&mut |out| reply.encode_frame(out, xid, zxid));
         let ns = self.core.note_reply(&conn, op, xid, zxid, received, self.now());
         self.core.stats.replied(Measure::Update, ns, 1);
+        if self.core.requests.is_slow(ns) {
+            self.core.requests.slow_write(self.core, &conn, op, zxid, received, self.now());
+        }
+        if state.audit.front().is_some_and(|(of, _)| *of == xid)
+            && let Some((_, note)) = state.audit.pop_front()
+        {
+            audit::answered(&conn, &note, reply);
+        }
         if matches!(reply, WriteReply::Error(_)) {
             self.core.stats.add(Counter::Errors, 1);
         }
@@ -727,7 +773,11 @@ impl Clients for Step<'_> {
                 continue;
             }
             let kind = self.core.answer_locally(&conn, &request, received, self.now());
-            self.core.stats.replied(kind, self.now().0.saturating_sub(received.0), 1);
+            let ns = self.now().0.saturating_sub(received.0);
+            self.core.stats.replied(kind, ns, 1);
+            if self.core.requests.is_slow(ns) {
+                self.core.requests.slow_read(self.core, &conn, &request, ns, vec![(Stage::Admit, ns)]);
+            }
             if conn.unsent() >= limits::OUTBOX_PAUSE {
                 conn.flush();
             }

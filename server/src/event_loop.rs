@@ -1,5 +1,7 @@
 //! An event loop: owns the sockets of its connections, reads their frames, answers reads, hands writes on.
 
+use crate::accounting::{Namespaces, namespace};
+use crate::audit::Note;
 use crate::conn::Conn;
 use crate::core::{Core, put_header_reply};
 use crate::fourletter;
@@ -188,6 +190,7 @@ impl EventLoop {
     /// Runs until the server stops.
     pub fn run(mut self, core: &Core) {
         core.stats.claim();
+        core.namespaces.claim(self.index);
         let mut events = Events::with_capacity(1024);
         while !core.stopping.load(Ordering::Relaxed) {
             let timeout = self.timeout(core);
@@ -391,6 +394,7 @@ impl EventLoop {
         core.tree.drop_connection(conn.id);
         core.stats.add(Counter::Dropped, 1);
         core.stats.add(Counter::SentBytes, conn.sent.bytes.load(Ordering::Relaxed));
+        core.gone.add(conn);
         core.submit_disconnected(conn.id, conn.session().map(|s| s.id));
         core.conns.remove(conn.id);
         self.per_address.release(conn.peer.ip());
@@ -448,7 +452,11 @@ impl Owned {
             return at;
         }
         let answered = core.lap_clock(at);
-        core.stats.replied(Measure::Read, answered.0.saturating_sub(now.0), reads);
+        let ns = answered.0.saturating_sub(now.0);
+        if core.requests.is_slow(ns) {
+            core.requests.slow_read(core, &self.conn, &[], ns, vec![(Stage::Decode, ns)]);
+        }
+        core.stats.replied(Measure::Read, ns, reads);
         core.stats.replied(Measure::Other, answered.0.saturating_sub(now.0), pings);
         self.conn.flush();
         let flushed = core.lap_clock(answered);
@@ -663,7 +671,12 @@ impl Owned {
                 _ => false,
             },
             _ => match WriteOp::decode(op, &mut r) {
-                Some(Ok(_)) if !core.is_log_full() => {
+                Some(Ok(write)) if !core.is_log_full() => {
+                    if core.settings.operations.audit
+                        && let Some(note) = Note::of(&write)
+                    {
+                        state.audit.push_back((header.xid, note));
+                    }
                     state.gate.admit_ordered(header.xid, header.op, now);
                     core.submit_write(
                         self.taken.at,
@@ -679,7 +692,11 @@ impl Owned {
                 _ => false,
             },
         };
+        let place = if core.stats.is_detailed() { namespace(op, body) } else { None };
         if ordered {
+            if let Some(name) = place {
+                Namespaces::count(name, true, payload.len() as u64);
+            }
             if op == OpCode::CloseSession {
                 self.state = State::Closing;
             }
@@ -688,9 +705,16 @@ impl Owned {
                 Measure::Other => self.taken.pings += 1,
                 _ => self.taken.reads += 1,
             }
+            if let Some(name) = place {
+                Namespaces::count(name, false, conn.outlet.sent.appended.load(Ordering::Relaxed));
+            }
             core.outstanding.fetch_sub(1, Ordering::Relaxed);
         } else {
             core.stats.measure(Measure::BehindWrites, state.gate.len() as u64, 1);
+            if let Some(name) = place {
+                // Its reply comes later, from another thread: counted without its bytes.
+                Namespaces::count(name, false, 0);
+            }
             state.gate.admit_local(payload, now);
         }
         After::Keep

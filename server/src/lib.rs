@@ -21,7 +21,9 @@
 //! Threads: the event loops, the log thread, the preparer of segments, the snapshot thread, the one that waits for
 //! signals. Death of any of them ends the process.
 
+pub mod accounting;
 pub mod admin;
+pub mod audit;
 pub mod boot;
 pub mod command;
 pub mod conn;
@@ -33,6 +35,7 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod outlet;
+pub mod requests;
 pub mod snapshots;
 pub mod stats;
 pub mod version;

@@ -63,3 +63,21 @@ pub const ADMIN_PIECES: usize = 4;
 /// An event loop that has not come round for this long is stuck, in ms: far more than any batch takes, less than an
 /// orchestrator waits.
 pub const STUCK_MS: u64 = 20_000;
+
+/// Top-level paths that one event loop counts: more than most trees have, and a page can show.
+pub const NAMESPACES: usize = 64;
+
+/// Bytes of a top-level path that tell it from others.
+pub const NAMESPACE_BYTES: usize = 128;
+
+/// Client addresses whose ended connections are remembered: a large site has some thousand hosts.
+pub const ADDRESSES: usize = 4096;
+
+/// Requests that took too long which are kept to be shown.
+pub const SLOW_REQUESTS: usize = 256;
+
+/// Between two lines about them.
+pub const SLOW_LOG_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Paths and clients in metrics and on the page: what a dashboard can show, and a series' cost can bear.
+pub const TOP: usize = 16;

@@ -7,6 +7,7 @@
 use crate::boot::with_causes;
 use crate::core::Core;
 use crate::event_loop::Message;
+use crate::requests::Trace;
 use crate::snapshots::{BYTES_PER_SECOND, Snapshots};
 use crate::stats::{Counter, Measure};
 use node::stage::Stage;
@@ -82,6 +83,8 @@ struct Writer {
 /// Records on their way to the log.
 struct Queued {
     batch: Arc<RecordBatch>,
+    /// When the node took what they were made from.
+    admitted: proto::Instant,
     /// When they came here.
     at: proto::Instant,
 }
@@ -161,8 +164,8 @@ impl LogQueue {
     }
 
     /// Records for the log, behind those that wait.
-    pub fn push(&self, batch: Arc<RecordBatch>, at: proto::Instant) {
-        self.queue.lock().push_back(Queued { batch, at });
+    pub fn push(&self, batch: Arc<RecordBatch>, admitted: proto::Instant, at: proto::Instant) {
+        self.queue.lock().push_back(Queued { batch, admitted, at });
         self.queued.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -325,15 +328,16 @@ impl LogQueue {
         let started = core.clock().mono();
         self.writing_since.store(started.0, Ordering::Relaxed);
         let mut records = 0;
+        let mut taken = Vec::new();
         let waiting: u64 = writer.waiting.iter().map(|q| q.batch.len() as u64).sum();
         core.stats.measure(Measure::LogQueue, waiting, 1);
-        while let Some(Queued { batch, at }) = writer.waiting.front() {
+        while let Some(Queued { batch, at, .. }) = writer.waiting.front() {
             let last = writer.appender.last();
             match writer.appender.append(batch.iter().filter(|(zxid, _)| *zxid > last)) {
                 Ok(()) => {
                     core.stats.stage(Stage::Append, *at, started, batch.len() as u64);
                     records += batch.len() as u64;
-                    writer.waiting.pop_front();
+                    taken.extend(writer.waiting.pop_front());
                 }
                 Err(wal::Error::NoSpace { .. }) => {
                     // The rest stays; the preparer frees space or makes some, and the next round goes on here.
@@ -358,6 +362,13 @@ impl LogQueue {
         core.stats.stage(Stage::Persist, started, ended, records);
         core.stats.measure(Measure::BatchRecords, records, 1);
         self.account(core, writer, Duration::from_nanos(ended.0.saturating_sub(started.0)));
+        core.requests.durable(taken.into_iter().map(|q| Trace {
+            batch: q.batch,
+            admitted: q.admitted,
+            prepared: q.at,
+            written: started,
+            durable: ended,
+        }));
         core.submit_persisted(durable, ended);
         true
     }

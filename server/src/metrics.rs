@@ -3,7 +3,9 @@
 //! Apache's lists are kept whole. What has no counterpart here (caches, throttles, queues between its processors)
 //! stands at 0, which is true: nothing of the kind ever happened. `docs/metrics.md` says which those are.
 
+use crate::accounting::{self, Use};
 use crate::core::Core;
+use crate::limits;
 use crate::stats::{Counted, Counter, Measure, OPS};
 use crate::version;
 use node::stage::Stage;
@@ -369,6 +371,20 @@ pub fn monitor(core: &Core) -> Vec<(String, Number)> {
     all.extend(gauges(core, &Process::read()).into_iter().map(|(name, value)| (name.to_owned(), value)));
     all.extend(counters(core).into_iter().map(|(name, value)| (name.to_owned(), int(value))));
     all.extend(summaries(core).iter().flat_map(Summary::lines));
+    for (key, used) in core.namespaces.top(limits::TOP) {
+        let key = key.trim_start_matches('/');
+        for (name, count, bytes) in [
+            ("read_per_namespace", used.reads, used.read_bytes),
+            ("write_per_namespace", used.writes, used.write_bytes),
+        ] {
+            let mean = bytes as f64 / count.max(1) as f64;
+            all.push((format!("avg_{key}_{name}"), Number::Real((mean * 10_000.0).round() / 10_000.0)));
+            all.push((format!("cnt_{key}_{name}"), int(count)));
+            all.push((format!("sum_{key}_{name}"), int(bytes)));
+        }
+    }
+    // A name that a client has chosen must not end a line of mntr.
+    all.retain(|(key, _)| !key.chars().any(|c| c.is_whitespace() || c.is_control()));
     all
 }
 
@@ -544,10 +560,51 @@ fn own(core: &Core, text: &mut Text) {
     let snapshots = core.stats.measured(Measure::Snapshot);
     text.sample("falconer_snapshot_seconds_count", "", int(snapshots.count()));
     text.sample("falconer_snapshot_seconds_sum", "", Number::Real(snapshots.sum as f64 / 1e9));
+    usage(core, text);
     text.help("falconer_log_full", "gauge", "1 while writes are refused since the log has no space");
     text.sample("falconer_log_full", "", int(i64::from(core.is_log_full())));
     text.help("falconer_applied_zxid", "gauge", "The last transaction applied");
     text.sample("falconer_applied_zxid", "", int(core.tree.applied().as_u64()));
+}
+
+/// The busiest top-level paths and client addresses: never more than [`limits::TOP`] of each.
+fn usage(core: &Core, text: &mut Text) {
+    let namespaces = core.namespaces.top(limits::TOP);
+    let labelled = |name: &str| format!("{{namespace={}}}", quoted(name));
+    text.help("falconer_namespace_requests_total", "counter", "Requests by top-level path, the busiest");
+    for (name, used) in &namespaces {
+        text.sample("falconer_namespace_requests_total", &labelled(name), int(used.requests));
+    }
+    text.help("falconer_namespace_bytes_total", "counter", "Bytes of writes asked for and of reads answered");
+    for (name, used) in &namespaces {
+        text.sample(
+            "falconer_namespace_bytes_total",
+            &labelled(name),
+            int(used.read_bytes + used.write_bytes),
+        );
+    }
+    // Apache's sets, in its spelling.
+    for (name, count, bytes) in [
+        ("read_per_namespace", (|u| u.reads) as fn(&Use) -> u64, (|u| u.read_bytes) as fn(&Use) -> u64),
+        ("write_per_namespace", |u| u.writes, |u| u.write_bytes),
+    ] {
+        text.head(name, "summary");
+        for (key, used) in &namespaces {
+            let key = quoted(key.trim_start_matches('/'));
+            text.sample(&format!("{name}_count"), &format!("{{key={key}}}"), int(count(used)));
+            text.sample(&format!("{name}_sum"), &format!("{{key={key}}}"), int(bytes(used)));
+        }
+    }
+    let (_, addresses) = accounting::clients(core, limits::TOP);
+    let of = |ip: &std::net::IpAddr| format!("{{address=\"{ip}\"}}");
+    text.help("falconer_client_requests_total", "counter", "Requests by client address, the busiest");
+    for (ip, used) in &addresses {
+        text.sample("falconer_client_requests_total", &of(ip), int(used.requests));
+    }
+    text.help("falconer_client_connections", "gauge", "Connections by client address, of the same");
+    for (ip, used) in &addresses {
+        text.sample("falconer_client_connections", &of(ip), int(used.connections));
+    }
 }
 
 fn histogram(text: &mut Text, name: &str, labels: &str, counted: &Counted) {

@@ -31,6 +31,8 @@ pub struct Sent {
     pub last: AtomicU64,
     /// Bytes of the largest flush.
     pub max: AtomicU64,
+    /// Bytes of what was appended last.
+    pub appended: AtomicU64,
 }
 
 impl Sent {
@@ -96,7 +98,9 @@ impl Outlet {
             return;
         }
         let mut out = self.out.lock();
+        let before = out.bytes.len();
         fill(&mut out.bytes);
+        self.sent.appended.store((out.bytes.len() - before) as u64, Ordering::Relaxed);
         if out.bytes.len() > self.max {
             // Somebody who does not read while events and replies pour in would cost memory without end.
             drop(out);

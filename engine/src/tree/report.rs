@@ -81,6 +81,21 @@ impl Tree {
         out
     }
 
+    /// How many paths a connection watches; its recursive watches are not counted.
+    pub fn watches_of(&self, conn: ConnId) -> usize {
+        self.watched.of(conn)
+    }
+
+    /// Watchers below each top-level path, without plain child watches. Looks at every watch.
+    pub fn watches_by_top(&self) -> BTreeMap<Box<str>, u64> {
+        let mut out: BTreeMap<Box<str>, u64> = BTreeMap::new();
+        self.each_watched_path(&mut |path, conns| {
+            let end = path.get(1..).and_then(|rest| rest.find('/')).map_or(path.len(), |i| i + 1);
+            *out.entry(path[..end].into()).or_default() += conns.len() as u64;
+        });
+        out
+    }
+
     /// The paths that each connection watches, without plain child watches.
     pub fn watches_by_connection(&self) -> Vec<(ConnId, Vec<Box<str>>)> {
         let mut out: BTreeMap<ConnId, Vec<Box<str>>> = BTreeMap::new();

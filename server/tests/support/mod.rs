@@ -53,6 +53,8 @@ pub fn write_config(dir: &Path, extra: &str) -> PathBuf {
 pub struct Server {
     child: Child,
     pub port: u16,
+    log: std::sync::Arc<std::sync::Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
     /// The port of the admin interface; 0: there is none.
     pub admin: u16,
     /// The port of Prometheus's provider; 0: there is none.
@@ -92,8 +94,44 @@ impl Server {
             }
         };
         // The pipe must not fill up, and a failing test should show what the server said.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
-        Server { child, port, admin, metrics }
+        let kept = std::sync::Arc::new(std::sync::Mutex::new(seen));
+        let reader = std::thread::spawn({
+            let kept = kept.clone();
+            move || {
+                let mut line = String::new();
+                while log.read_line(&mut line).is_ok_and(|n| n > 0) {
+                    eprint!("{line}");
+                    kept.lock().unwrap().push_str(&line);
+                    line.clear();
+                }
+            }
+        });
+        Server { child, port, log: kept, reader: Some(reader), admin, metrics }
+    }
+
+    /// What the server has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Stops the server as an operator does, and returns all that it said.
+    pub fn stop_and_log(mut self) -> String {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+        self.child.wait().unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        self.log()
+    }
+
+    /// The process stands still for a while.
+    pub fn pause(&self, time: Duration) {
+        let signal = |name: &str| {
+            let id = self.child.id().to_string();
+            assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+        };
+        signal("-STOP");
+        std::thread::sleep(time);
+        signal("-CONT");
     }
 
     /// kill -9.

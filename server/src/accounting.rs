@@ -1,0 +1,349 @@
+//! Who uses the server, and where: requests and bytes by top-level path, by client address, by session.
+//!
+//! Connections count for themselves, so addresses and sessions cost nothing on the way of a request: they are summed
+//! when somebody asks, and the counts of connections that have ended are kept by address. Top-level paths are counted
+//! by each event loop in a table of its own that keeps the busiest (Metwally et al., "Efficient computation of frequent
+//! and top-k elements in data streams", 2005): a path that is new to a full table takes the place of the one with the
+//! fewest requests and inherits their number, so a count is never too low, and too high by at most what it inherited.
+
+use crate::conn::Conn;
+use crate::core::Core;
+use crate::limits;
+use parking_lot::Mutex;
+use proto::client::OpCode;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Requests by top-level path: one table for each event loop.
+pub struct Namespaces {
+    tables: Box<[Arc<Table>]>,
+}
+
+/// What one event loop has counted. It alone writes.
+struct Table {
+    slots: [Slot; limits::NAMESPACES],
+    names: Mutex<Vec<Box<[u8]>>>,
+}
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Slot {
+    /// Requests, with those inherited.
+    requests: AtomicU64,
+    inherited: AtomicU64,
+    reads: AtomicU64,
+    writes: AtomicU64,
+    read_bytes: AtomicU64,
+    write_bytes: AtomicU64,
+}
+
+/// The writer's side of a table.
+struct Writing {
+    table: Arc<Table>,
+    places: HashMap<Box<[u8]>, usize>,
+    /// The name counted last, and its place: clients come back to where they were.
+    last: (Box<[u8]>, usize),
+}
+
+thread_local! {
+    static WRITING: RefCell<Option<Writing>> = const { RefCell::new(None) };
+}
+
+/// What was counted of a top-level path.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Use {
+    /// Requests; may be too high by [`Use::error`].
+    pub requests: u64,
+    /// Requests of others that were inherited.
+    pub error: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Writes and syncs.
+    pub writes: u64,
+    /// Bytes of the replies to reads.
+    pub read_bytes: u64,
+    /// Bytes of the requests to write.
+    pub write_bytes: u64,
+}
+
+impl Use {
+    fn add(&mut self, other: &Use) {
+        self.requests += other.requests;
+        self.error += other.error;
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.read_bytes += other.read_bytes;
+        self.write_bytes += other.write_bytes;
+    }
+}
+
+/// The top-level path of a request: `/a` of `/a/b/c`, `/` of the root. `None` for requests without a path.
+pub fn namespace(op: OpCode, body: &[u8]) -> Option<&[u8]> {
+    let path = match op {
+        OpCode::Create
+        | OpCode::Create2
+        | OpCode::CreateContainer
+        | OpCode::CreateTtl
+        | OpCode::Delete
+        | OpCode::SetData
+        | OpCode::SetAcl
+        | OpCode::Sync
+        | OpCode::GetData
+        | OpCode::Exists
+        | OpCode::GetChildren
+        | OpCode::GetChildren2
+        | OpCode::GetAcl
+        | OpCode::GetEphemerals
+        | OpCode::GetAllChildrenNumber
+        | OpCode::AddWatch
+        | OpCode::CheckWatches
+        | OpCode::RemoveWatches => text(body)?,
+        // The path of the first operation, behind its head of type, done and error.
+        OpCode::Multi | OpCode::MultiRead => text(body.get(9..)?)?,
+        _ => return None,
+    };
+    if path.first() != Some(&b'/') {
+        return None;
+    }
+    let end = path[1..].iter().position(|&b| b == b'/').map_or(path.len(), |i| i + 1);
+    Some(&path[..end.min(limits::NAMESPACE_BYTES)])
+}
+
+fn text(bytes: &[u8]) -> Option<&[u8]> {
+    let len = i32::from_be_bytes(*bytes.first_chunk()?);
+    bytes.get(4..4 + usize::try_from(len).ok()?)
+}
+
+fn add(cell: &AtomicU64, n: u64) {
+    cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+impl Namespaces {
+    /// Tables for so many event loops.
+    pub fn new(loops: usize) -> Namespaces {
+        let table =
+            || Arc::new(Table { slots: std::array::from_fn(|_| Slot::default()), names: Mutex::default() });
+        Namespaces { tables: (0..loops).map(|_| table()).collect() }
+    }
+
+    /// Gives the calling thread the table of event loop `index`.
+    pub fn claim(&self, index: usize) {
+        let table = self.tables[index].clone();
+        let writing = Writing { table, places: HashMap::new(), last: (Box::default(), usize::MAX) };
+        WRITING.with_borrow_mut(|w| *w = Some(writing));
+    }
+
+    /// Counts a request of the calling event loop.
+    pub fn count(name: &[u8], write: bool, bytes: u64) {
+        WRITING.with_borrow_mut(|w| {
+            if let Some(w) = w {
+                w.count(name, write, bytes);
+            }
+        });
+    }
+
+    /// The busiest paths over all loops, at most `n`.
+    pub fn top(&self, n: usize) -> Vec<(String, Use)> {
+        let mut all: HashMap<String, Use> = HashMap::new();
+        for table in &self.tables {
+            for (name, slot) in table.names.lock().iter().zip(&table.slots) {
+                let used = Use {
+                    requests: slot.requests.load(Relaxed),
+                    error: slot.inherited.load(Relaxed),
+                    reads: slot.reads.load(Relaxed),
+                    writes: slot.writes.load(Relaxed),
+                    read_bytes: slot.read_bytes.load(Relaxed),
+                    write_bytes: slot.write_bytes.load(Relaxed),
+                };
+                all.entry(String::from_utf8_lossy(name).into_owned()).or_default().add(&used);
+            }
+        }
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_unstable_by(|a, b| (b.1.requests, &a.0).cmp(&(a.1.requests, &b.0)));
+        all.truncate(n);
+        all
+    }
+}
+
+impl Writing {
+    fn count(&mut self, name: &[u8], write: bool, bytes: u64) {
+        if self.last.1 == usize::MAX || *self.last.0 != *name {
+            let place = self.places.get(name).copied().unwrap_or_else(|| self.place(name));
+            self.last = (name.into(), place);
+        }
+        let slot = &self.table.slots[self.last.1];
+        add(&slot.requests, 1);
+        if write {
+            add(&slot.writes, 1);
+            add(&slot.write_bytes, bytes);
+        } else {
+            add(&slot.reads, 1);
+            add(&slot.read_bytes, bytes);
+        }
+    }
+
+    /// A place for a name that has none.
+    fn place(&mut self, name: &[u8]) -> usize {
+        let mut names = self.table.names.lock();
+        if names.len() < limits::NAMESPACES {
+            names.push(name.into());
+            self.places.insert(name.into(), names.len() - 1);
+            return names.len() - 1;
+        }
+        let requests = |s: &Slot| s.requests.load(Relaxed);
+        let least = self.table.slots.iter().enumerate().min_by_key(|(_, s)| requests(s));
+        let (place, slot) = least.expect("there are slots");
+        slot.inherited.store(requests(slot), Relaxed);
+        for cell in [&slot.reads, &slot.writes, &slot.read_bytes, &slot.write_bytes] {
+            cell.store(0, Relaxed);
+        }
+        self.places.remove(&std::mem::replace(&mut names[place], name.into()));
+        self.places.insert(name.into(), place);
+        place
+    }
+}
+
+/// What clients of one address have done.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct ClientUse {
+    /// Connections now.
+    pub connections: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Bytes from them.
+    pub received_bytes: u64,
+    /// Bytes to them.
+    pub sent_bytes: u64,
+    /// Requests without a reply.
+    pub outstanding: u64,
+    /// Paths that they watch.
+    pub watches: u64,
+}
+
+impl ClientUse {
+    fn add(&mut self, other: &ClientUse) {
+        self.connections += other.connections;
+        self.requests += other.requests;
+        self.received_bytes += other.received_bytes;
+        self.sent_bytes += other.sent_bytes;
+        self.outstanding += other.outstanding;
+        self.watches += other.watches;
+    }
+}
+
+/// What connections that have ended had done, by address.
+#[derive(Default)]
+pub struct Gone(Mutex<HashMap<IpAddr, ClientUse>>);
+
+impl Gone {
+    /// A connection has ended.
+    pub fn add(&self, conn: &Conn) {
+        let mut map = self.0.lock();
+        if map.len() >= limits::ADDRESSES && !map.contains_key(&conn.peer.ip()) {
+            // The one that did least is forgotten.
+            if let Some(least) = map.iter().min_by_key(|(_, u)| u.requests).map(|(ip, _)| *ip) {
+                map.remove(&least);
+            }
+        }
+        let used = ClientUse { connections: 0, outstanding: 0, ..of_connection(conn) };
+        map.entry(conn.peer.ip()).or_default().add(&used);
+    }
+}
+
+fn of_connection(conn: &Conn) -> ClientUse {
+    ClientUse {
+        connections: 1,
+        // Of all its life: `crst` resets what `cons` shows.
+        requests: conn.stats.requests.load(Relaxed),
+        received_bytes: conn.stats.received_bytes.load(Relaxed),
+        sent_bytes: conn.outlet.sent.bytes.load(Relaxed),
+        outstanding: 0,
+        watches: 0,
+    }
+}
+
+/// A connection with what it has done.
+pub struct SessionUse {
+    /// The connection.
+    pub conn: Arc<Conn>,
+    /// What it has done.
+    pub used: ClientUse,
+}
+
+/// The busiest sessions and addresses, at most `n` of each.
+pub fn clients(core: &Core, n: usize) -> (Vec<SessionUse>, Vec<(IpAddr, ClientUse)>) {
+    let mut addresses = core.gone.0.lock().clone();
+    let mut sessions: Vec<SessionUse> = Vec::new();
+    for conn in core.conns.all() {
+        let mut used = of_connection(&conn);
+        used.outstanding = conn.gate.lock().gate.len() as u64;
+        used.watches = core.tree.watches_of(conn.id) as u64;
+        addresses.entry(conn.peer.ip()).or_default().add(&used);
+        sessions.push(SessionUse { conn, used });
+    }
+    sessions.sort_unstable_by(|a, b| (b.used.requests, a.conn.id.0).cmp(&(a.used.requests, b.conn.id.0)));
+    sessions.truncate(n);
+    let mut addresses: Vec<_> = addresses.into_iter().collect();
+    addresses.sort_unstable_by(|a, b| (b.1.requests, a.0).cmp(&(a.1.requests, b.0)));
+    addresses.truncate(n);
+    (sessions, addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::jute::Put;
+
+    fn body(path: &str) -> Vec<u8> {
+        let mut b = Vec::new();
+        b.put_str(path);
+        b
+    }
+
+    #[test]
+    fn the_first_part_of_a_path_is_its_namespace() {
+        for (path, wanted) in
+            [("/a/b/c", Some("/a")), ("/a", Some("/a")), ("/", Some("/")), ("a/b", None), ("", None)]
+        {
+            let body = body(path);
+            let found = namespace(OpCode::GetData, &body).map(|n| std::str::from_utf8(n).unwrap());
+            assert_eq!(found, wanted, "{path:?}");
+        }
+        assert_eq!(namespace(OpCode::Ping, &body("/a")), None);
+        assert_eq!(namespace(OpCode::GetData, &[0, 0, 0, 9, b'/']), None, "cut short");
+        assert_eq!(namespace(OpCode::GetData, &[0xff; 4]), None);
+        let mut multi = vec![0; 9];
+        multi.put_str("/m/x");
+        assert_eq!(namespace(OpCode::Multi, &multi), Some(&b"/m"[..]));
+        let long = format!("/{}", "x".repeat(1000));
+        assert_eq!(namespace(OpCode::Exists, &body(&long)).unwrap().len(), limits::NAMESPACE_BYTES);
+    }
+
+    #[test]
+    fn the_busiest_are_kept_in_bounded_space_and_never_counted_too_low() {
+        let n = Namespaces::new(1);
+        n.claim(0);
+        let mut truth: HashMap<String, u64> = HashMap::new();
+        let mut x = 88_172_645_463_325_252_u64;
+        for i in 0..50_000_u64 {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            // Five busy ones, and a crowd that is seen once or twice.
+            let name = if i % 2 == 0 { format!("/busy{}", x % 5) } else { format!("/rare{}", x % 100_000) };
+            Namespaces::count(name.as_bytes(), i % 4 == 0, 10);
+            *truth.entry(name).or_default() += 1;
+        }
+        let top = n.top(5);
+        for (name, used) in &top {
+            assert!(name.starts_with("/busy"), "{top:?}");
+            let (low, high) = (used.requests - used.error, used.requests);
+            assert!(low <= truth[name] && truth[name] <= high, "{name}: {low}..={high}, {}", truth[name]);
+        }
+        assert!(n.top(1000).len() <= limits::NAMESPACES);
+        assert_eq!(n.top(1)[0].1.read_bytes % 10, 0);
+    }
+}
