@@ -206,9 +206,19 @@ impl Platter {
                 if let Some(at) = at {
                     let (op, _) = self.pending.remove(at);
                     self.durable.apply(&op);
+                    self.supersede(at, &op);
                 }
             }
-            Op::Sync { inode } => self.harden(|op, limbo| !limbo && op.changes_inode() == Some(*inode)),
+            Op::Sync { inode } => {
+                for (op, limbo) in std::mem::take(&mut self.pending) {
+                    if limbo || op.changes_inode() != Some(*inode) {
+                        self.pending.push((op, limbo));
+                    } else {
+                        self.durable.apply(&op);
+                        self.supersede(self.pending.len(), &op);
+                    }
+                }
+            }
             Op::SyncFailed { inode } => {
                 for (op, limbo) in &mut self.pending {
                     *limbo |= op.changes_inode() == Some(*inode);
@@ -216,6 +226,31 @@ impl Platter {
             }
             Op::SyncDir { dir } => self.harden(|op, _| op.changes_dir() == Some(dir)),
             change => self.pending.push((change.clone(), false)),
+        }
+    }
+
+    /// `op` is durable: of the writes that were pending before it, the first `before`, nothing can come back where it lies.
+    fn supersede(&mut self, before: usize, op: &Op) {
+        let Op::Write { inode, offset, bytes, .. } = op else { return };
+        let (start, end) = (*offset, offset + bytes.len() as u64);
+        for at in (0..before.min(self.pending.len())).rev() {
+            let (Op::Write { inode: i, id, offset, bytes }, limbo) = &self.pending[at] else { continue };
+            let (from, to) = (*offset, offset + bytes.len() as u64);
+            if i != inode || to <= start || end <= from {
+                continue;
+            }
+            let piece = |from: u64, to: u64| {
+                let bytes = bytes[(from - offset) as usize..(to - offset) as usize].into();
+                (Op::Write { inode: *i, id: *id, offset: from, bytes }, *limbo)
+            };
+            let mut left = Vec::new();
+            if from < start {
+                left.push(piece(from, start));
+            }
+            if end < to {
+                left.push(piece(end, to));
+            }
+            self.pending.splice(at..=at, left);
         }
     }
 

@@ -258,3 +258,35 @@ fn failures_strike_the_operation_they_were_set_for() {
     assert!(file.read_at(&mut byte, 1 << 20).is_err());
     file.read_exact_at(&mut byte, (1 << 20) + 512).unwrap();
 }
+
+/// After a failed sync the old bytes stay pending for ever; they must not come back over what was written later, durably.
+#[test]
+fn what_is_durable_is_not_overwritten_by_what_was_pending_before_it() {
+    for durable_write in [false, true] {
+        let disk = Disk::new();
+        let dir = disk.dir("d");
+        let file = dir.create("f", Access::WRITE).unwrap();
+        dir.sync().unwrap();
+        file.write_at(&[1; 3 * 512], 0).unwrap();
+        disk.fail(0, Failure::Eio);
+        file.sync().unwrap_err();
+        if durable_write {
+            file.write_durable(&[2; 512], 512).unwrap();
+        } else {
+            file.write_at(&[2; 512], 512).unwrap();
+            file.sync().unwrap();
+        }
+        for keep in [false, true] {
+            let after = disk.crash(&mut |_| keep);
+            let mut bytes = [9; 3 * 512];
+            let n = after.dir("d").open("f", Access::READ).unwrap().read_at(&mut bytes, 0).unwrap();
+            let old = u8::from(keep);
+            assert_eq!(bytes[..512], [old; 512]);
+            assert_eq!(bytes[512..1024], [2; 512], "durable write: {durable_write}, pending kept: {keep}");
+            assert!(
+                bytes[1024..n].iter().all(|&b| b == 1),
+                "the other piece is kept or the file ends before it"
+            );
+        }
+    }
+}

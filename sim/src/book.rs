@@ -1,0 +1,384 @@
+//! What has happened, as somebody would see it who sees everything, and those who judge it.
+//!
+//! A [`Fact`] is told at the moment when it is true: when bytes leave, when a write is durable, when a txn is applied.
+//! The [`Book`] keeps what the facts add up to. After each fact every invariant is asked ([`crate::invariants`]).
+
+use crate::check::Entry;
+use crate::invariants::{self, Invariant};
+use crate::net::Conn;
+use crate::time::Time;
+use proto::peer::{Packet, kind};
+use proto::{Epoch, Zxid};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use zab::Service;
+
+/// Something that is true from now on.
+#[derive(Clone, Copy, Debug)]
+pub enum Fact<'a> {
+    /// A record is handed to a server's log.
+    Appended {
+        /// Whose.
+        server: usize,
+        /// Its zxid.
+        zxid: Zxid,
+        /// Its bytes.
+        record: &'a [u8],
+    },
+    /// A server's log is durable up to here.
+    Durable {
+        /// Whose.
+        server: usize,
+        /// Up to here.
+        upto: Zxid,
+    },
+    /// A server's log was cut: it ends here now.
+    Cut {
+        /// Whose.
+        server: usize,
+        /// The last zxid that stays.
+        end: Zxid,
+    },
+    /// A server's log begins anew behind a whole state.
+    Anew {
+        /// Whose.
+        server: usize,
+        /// The state's zxid.
+        base: Zxid,
+    },
+    /// The superblock of a server says this, durably.
+    Epochs {
+        /// Whose.
+        server: usize,
+        /// The promise.
+        accepted: Epoch,
+        /// The history.
+        current: Epoch,
+    },
+    /// A server has applied a txn.
+    Applied {
+        /// Which.
+        server: usize,
+        /// The txn's.
+        zxid: Zxid,
+        /// Its bytes.
+        record: &'a [u8],
+    },
+    /// The tree of a server stands here, with this digest.
+    Stands {
+        /// Whose.
+        server: usize,
+        /// The last zxid applied.
+        zxid: Zxid,
+        /// The digest.
+        digest: i64,
+        /// Digests in records that were not the tree's.
+        mismatches: u64,
+    },
+    /// A server does this for clients from now on.
+    Serves {
+        /// Which.
+        server: usize,
+        /// What.
+        service: Service,
+        /// The last zxid of its tree.
+        applied: Zxid,
+    },
+    /// A client of a server is told something that shows the state at `zxid`.
+    Replied {
+        /// Which.
+        server: usize,
+        /// The client's session.
+        session: i64,
+        /// The zxid shown.
+        zxid: Zxid,
+    },
+    /// A server begins a life; its log holds what is between these.
+    Recovered {
+        /// Which.
+        server: usize,
+        /// The log begins behind this.
+        base: Zxid,
+        /// The log ends here.
+        end: Zxid,
+    },
+    /// A server is dead.
+    Died {
+        /// Which.
+        server: usize,
+        /// Its disk is gone too.
+        wiped: bool,
+    },
+    /// A packet leaves for the other side of a link.
+    Sent {
+        /// Who sends.
+        from: usize,
+        /// For whom.
+        to: usize,
+        /// The link.
+        link: Conn,
+        /// The sender is the learner.
+        to_leader: bool,
+        /// The packet.
+        packet: Packet<'a>,
+    },
+}
+
+impl fmt::Display for Fact<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fact::Appended { server, zxid, record } => {
+                write!(f, "{server} appends {zxid} ({} bytes)", record.len())
+            }
+            Fact::Sent { from, to, link, packet, .. } => {
+                write!(f, "{from} -> {to} on {link}: packet {} zxid {:#x}", packet.kind, packet.zxid)
+            }
+            Fact::Applied { server, zxid, .. } => write!(f, "{server} applies {zxid}"),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+/// What is known of one server.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// A state up to here stands in for the log before it.
+    pub base: Zxid,
+    /// The log behind `base`, in order.
+    pub log: Vec<Zxid>,
+    /// How many of `log` are durable.
+    pub durable: usize,
+    /// Accepted and current epoch.
+    pub epochs: (Epoch, Epoch),
+    /// The last txn applied.
+    pub applied: Zxid,
+    /// What it does for clients.
+    pub service: Option<Service>,
+}
+
+impl View {
+    /// The last zxid that is durable.
+    pub fn durable_end(&self) -> Zxid {
+        self.durable.checked_sub(1).map_or(self.base, |last| self.log[last])
+    }
+
+    /// The last zxid in the log.
+    pub fn end(&self) -> Zxid {
+        self.log.last().copied().unwrap_or(self.base)
+    }
+
+    /// Whether this txn is durable here, in the log or in the state before it.
+    pub fn has_durably(&self, zxid: Zxid) -> bool {
+        zxid <= self.base || self.log[..self.durable].binary_search(&zxid).is_ok()
+    }
+
+    /// Whether this txn is here at all.
+    pub fn has(&self, zxid: Zxid) -> bool {
+        zxid <= self.base || self.log.binary_search(&zxid).is_ok()
+    }
+}
+
+/// What is known of a connection of the quorum port.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkView {
+    /// The leader's LEADERINFO.
+    pub proposed: Option<Epoch>,
+    /// The last txn sent before NEWLEADER.
+    pub sync_end: Zxid,
+    /// NEWLEADER was sent for this epoch.
+    pub new_leader: Option<Epoch>,
+    /// UPTODATE was sent.
+    pub up_to_date: bool,
+    /// The last COMMIT.
+    pub committed: Zxid,
+    /// The learner.
+    pub learner: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// The servers.
+    pub servers: Vec<View>,
+    /// Which of them vote.
+    pub voters: Vec<usize>,
+    /// Connections of the quorum port.
+    pub links: BTreeMap<Conn, LinkView>,
+    /// The committed txns, as the first server applied them.
+    pub truth: Vec<Entry>,
+    /// The bytes of each txn that was ever handed to a log.
+    pub proposals: BTreeMap<Zxid, Arc<[u8]>>,
+    /// The digest of the tree after a txn.
+    pub digests: HashMap<Zxid, i64>,
+    /// Who leads an epoch.
+    pub leaders: BTreeMap<Epoch, usize>,
+    /// What was in the log before the run.
+    pub origin: Zxid,
+}
+
+impl Book {
+    /// Whether enough voters have this for it to be decided.
+    pub fn is_quorum(&self, has: impl Fn(&View) -> bool) -> bool {
+        let n = self.voters.iter().filter(|&&v| has(&self.servers[v])).count();
+        n > self.voters.len() / 2
+    }
+
+    /// The place of a txn in the truth.
+    pub fn place(&self, zxid: Zxid) -> Option<usize> {
+        self.truth.binary_search_by_key(&zxid.to_wire(), |e| e.zxid).ok()
+    }
+
+    /// The last committed txn.
+    pub fn committed(&self) -> Zxid {
+        self.truth.last().map_or(self.origin, |e| Zxid::from_wire(e.zxid))
+    }
+
+    fn commit(&mut self, now: Time, zxid: Zxid) {
+        if zxid > self.committed()
+            && let Some(record) = self.proposals.get(&zxid)
+        {
+            self.truth.push(Entry { zxid: zxid.to_wire(), record: record.clone(), at: now });
+        }
+    }
+
+    fn update(&mut self, now: Time, fact: &Fact<'_>) {
+        match *fact {
+            Fact::Appended { server, zxid, record } => {
+                self.proposals.entry(zxid).or_insert_with(|| record.into());
+                self.servers[server].log.push(zxid);
+            }
+            Fact::Durable { server, upto } => {
+                let view = &mut self.servers[server];
+                view.durable = view.log.partition_point(|&z| z <= upto);
+            }
+            Fact::Cut { server, end } => {
+                let view = &mut self.servers[server];
+                view.log.truncate(view.log.partition_point(|&z| z <= end));
+                view.durable = view.log.len();
+            }
+            Fact::Anew { server, base } => {
+                let view = &mut self.servers[server];
+                view.base = base;
+                view.log.clear();
+                view.durable = 0;
+            }
+            Fact::Epochs { server, accepted, current } => self.servers[server].epochs = (accepted, current),
+            Fact::Applied { server, zxid, .. } => {
+                self.servers[server].applied = zxid;
+                self.commit(now, zxid);
+            }
+            Fact::Stands { server, zxid, digest, .. } => {
+                self.servers[server].applied = zxid;
+                if self.place(zxid).is_some() {
+                    self.digests.entry(zxid).or_insert(digest);
+                }
+            }
+            Fact::Serves { server, service, applied } => {
+                let view = &mut self.servers[server];
+                view.service = Some(service);
+                view.applied = applied;
+                if service == Service::Leading {
+                    self.leaders.entry(view.epochs.1).or_insert(server);
+                }
+                if !matches!(service, Service::None | Service::ReadOnly) {
+                    // What was in a log when its server came to serve is committed by that.
+                    let committed = self.committed();
+                    let view = &self.servers[server];
+                    let news: Vec<Zxid> =
+                        view.log.iter().copied().filter(|&z| z > committed && z <= applied).collect();
+                    news.into_iter().for_each(|z| self.commit(now, z));
+                }
+            }
+            Fact::Replied { .. } => {}
+            Fact::Recovered { server, base, end } => {
+                let view = &mut self.servers[server];
+                view.service = None;
+                view.base = view.base.max(base);
+                let from = view.base;
+                view.log.retain(|&z| z > from && z <= end);
+                view.durable = view.log.len();
+                if self.servers.len() == 1 {
+                    // A server that stands alone stays in its epoch: what nobody saw never was, and its zxids come again.
+                    self.proposals.retain(|&z, _| z <= end);
+                }
+            }
+            Fact::Died { server, wiped } => {
+                let view = &mut self.servers[server];
+                view.service = None;
+                if wiped {
+                    *view = View::default();
+                }
+            }
+            Fact::Sent { to, link, packet, to_leader: false, .. } => {
+                let link = self.links.entry(link).or_default();
+                link.learner = to;
+                let zxid = Zxid::from_wire(packet.zxid);
+                match packet.kind {
+                    kind::LEADERINFO => link.proposed = Some(zxid.epoch()),
+                    kind::PROPOSAL | kind::INFORM if link.new_leader.is_none() => link.sync_end = zxid,
+                    kind::SNAP => link.sync_end = zxid,
+                    kind::NEWLEADER => link.new_leader = Some(zxid.epoch()),
+                    kind::UPTODATE => link.up_to_date = true,
+                    kind::COMMIT => link.committed = zxid,
+                    _ => {}
+                }
+            }
+            Fact::Sent { .. } => {}
+        }
+    }
+}
+
+/// The first thing that must not be.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// What holds no longer.
+    pub what: String,
+    /// How it shows.
+    pub how: String,
+    /// When, virtual ns.
+    pub at: Time,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:.3} ms: {}", self.what, self.at as f64 / 1e6, self.how)
+    }
+}
+
+/// Keeps the book and asks the invariants.
+pub struct Judge {
+    /// What has happened.
+    pub book: Book,
+    invariants: Vec<Box<dyn Invariant>>,
+    /// What was found.
+    pub violation: Option<Violation>,
+}
+
+impl Judge {
+    /// A judge over `servers`, of which the first `voters` vote.
+    pub fn new(servers: usize, voters: usize) -> Judge {
+        let book = Book {
+            servers: vec![View::default(); servers],
+            voters: (0..voters).collect(),
+            ..Book::default()
+        };
+        Judge { book, invariants: invariants::all(), violation: None }
+    }
+
+    /// Judges a fact, then believes it.
+    pub fn observe(&mut self, now: Time, fact: &Fact<'_>) {
+        for invariant in &mut self.invariants {
+            if let Err(how) = invariant.check(&self.book, fact) {
+                let what = invariant.name().to_string();
+                self.violation.get_or_insert(Violation { what, how, at: now });
+            }
+        }
+        self.book.update(now, fact);
+    }
+
+    /// Something that no invariant is asked about must not be.
+    pub fn condemn(&mut self, now: Time, what: &str, how: String) {
+        self.violation.get_or_insert(Violation { what: what.into(), how, at: now });
+    }
+}

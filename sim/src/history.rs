@@ -1,0 +1,106 @@
+//! What clients did and saw, in the order of virtual time.
+
+use crate::op::Op;
+use crate::time::Time;
+
+/// A request, and its reply if one came.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who asked.
+    pub client: usize,
+    /// Its session.
+    pub session: i64,
+    /// Its number of the request.
+    pub xid: i32,
+    /// What it asked for.
+    pub op: Op,
+    /// When it was sent.
+    pub sent: Time,
+    /// The highest zxid of a write that any client had been told of when this was sent.
+    pub known: i64,
+    /// The reply.
+    pub reply: Option<Reply>,
+}
+
+/// A reply as it arrived.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// When it arrived.
+    pub at: Time,
+    /// Its zxid.
+    pub zxid: i64,
+    /// 0 or an error code.
+    pub err: i32,
+    /// Everything behind the head.
+    pub body: Vec<u8>,
+}
+
+/// What one client saw, in order.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// A handshake succeeded: the client is connected with this session.
+    Connected {
+        /// The session.
+        session: i64,
+        /// Its time-out, ms.
+        timeout_ms: i32,
+        /// When.
+        at: Time,
+        /// Resumed rather than opened.
+        resumed: bool,
+    },
+    /// The session was said to be gone.
+    Refused {
+        /// Which.
+        session: i64,
+        /// When.
+        at: Time,
+    },
+    /// The reply to the call of this index arrived.
+    Reply(usize),
+    /// A watch event arrived.
+    Event {
+        /// The zxid of the change, −1 in the catch-up of setWatches.
+        zxid: i64,
+        /// The number of the event.
+        kind: i32,
+        /// Where.
+        path: String,
+    },
+    /// The connection is gone.
+    Gone,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub struct History {
+    /// All requests, in the order in which they were sent.
+    pub calls: Vec<Call>,
+    /// By client.
+    pub seen: Vec<Vec<Seen>>,
+    /// The highest zxid of an acknowledged write.
+    pub known: i64,
+}
+
+impl History {
+    /// A history of `clients`.
+    pub fn new(clients: usize) -> History {
+        History { calls: Vec::new(), seen: vec![Vec::new(); clients], known: 0 }
+    }
+
+    /// A request is sent. Returns its index.
+    pub fn send(&mut self, client: usize, session: i64, xid: i32, op: Op, sent: Time) -> usize {
+        self.calls.push(Call { client, session, xid, op, sent, known: self.known, reply: None });
+        self.calls.len() - 1
+    }
+
+    /// The reply to call `index` arrives.
+    pub fn reply(&mut self, index: usize, reply: Reply) {
+        let call = &mut self.calls[index];
+        if call.op.is_write() && reply.zxid > self.known {
+            self.known = reply.zxid;
+        }
+        self.seen[call.client].push(Seen::Reply(index));
+        call.reply = Some(reply);
+    }
+}

@@ -1,0 +1,34 @@
+//! I12: no log is cut behind less than a quorum has; no start loses what was durable.
+
+use crate::book::{Book, Fact};
+use crate::invariants::Invariant;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct NothingCommittedIsCut;
+
+impl Invariant for NothingCommittedIsCut {
+    fn name(&self) -> &'static str {
+        "NothingCommittedIsCut"
+    }
+
+    fn check(&mut self, book: &Book, fact: &Fact<'_>) -> Result<(), String> {
+        let (server, end) = match *fact {
+            Fact::Cut { server, end } => (server, end),
+            Fact::Recovered { server, end, base } => {
+                let durable = book.servers[server].durable_end();
+                if end < durable && base < durable {
+                    return Err(format!("{server} had {durable} on disk and comes back with {end}"));
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        if end < book.committed()
+            && book.servers[server].log.iter().any(|&z| z > end && book.place(z).is_some())
+        {
+            return Err(format!("{server} cuts its log behind {end}, and {} is committed", book.committed()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! I6: what is committed is on the disks of a quorum, and commits go out in order.
+
+use crate::book::{Book, Fact};
+use crate::invariants::Invariant;
+use proto::Zxid;
+use proto::peer::kind;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct CommittedByAQuorum;
+
+impl Invariant for CommittedByAQuorum {
+    fn name(&self) -> &'static str {
+        "CommittedByAQuorum"
+    }
+
+    fn check(&mut self, book: &Book, fact: &Fact<'_>) -> Result<(), String> {
+        let (zxid, who) = match *fact {
+            Fact::Applied { server, zxid, .. } if zxid > book.committed() => (zxid, server),
+            Fact::Sent { from, link, packet, to_leader: false, .. } if packet.kind == kind::COMMIT => {
+                let zxid = Zxid::from_wire(packet.zxid);
+                let last = book.links.get(&link).map_or(Zxid::ZERO, |l| l.committed);
+                if zxid <= last {
+                    return Err(format!("{from} commits {zxid} after {last} on one link"));
+                }
+                if zxid <= book.committed() {
+                    return Ok(());
+                }
+                (zxid, from)
+            }
+            _ => return Ok(()),
+        };
+        if book.is_quorum(|v| v.has_durably(zxid)) {
+            return Ok(());
+        }
+        Err(format!("{who} commits {zxid}, which is not on the disks of a quorum"))
+    }
+}

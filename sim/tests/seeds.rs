@@ -1,0 +1,216 @@
+//! The simulator itself: it repeats, it passes, and what it checks can fail.
+
+use sim::book::Judge;
+use sim::check::{Entry, Expiry, check};
+use sim::history::{History, Reply, Seen};
+use sim::op::Op;
+use sim::run::{Job, run};
+use std::sync::Arc;
+
+const EXPIRY: Expiry = Expiry { fast: 1000, unheard_ms: 0 };
+
+#[test]
+fn some_seeds_pass_and_repeat() {
+    for seed in 1..=12 {
+        let job = Job { seed, ..Job::default() };
+        let (a, b) = (run(&job), run(&job));
+        assert!(a.violation.is_none(), "seed {seed}: {}", a.violation.unwrap());
+        assert!(a.calls > 50, "seed {seed} asked for {} things only", a.calls);
+        assert_eq!((a.trace, a.events), (b.trace, b.events), "seed {seed} does not repeat");
+    }
+}
+
+/// A right history of one client: a session, a znode, a watch on it, a change that is told, a read, an end.
+fn right() -> (History, Vec<Entry>) {
+    use proto::txn::{CreateTxnKind, Record, Txn, TxnHeader};
+    use proto::{SessionId, WallMs, Xid, Zxid, acl};
+    let entry = |zxid: u64, xid: i32, txn: Txn<'_>| {
+        let header = TxnHeader {
+            session: SessionId(5),
+            cxid: Xid(xid),
+            zxid: Zxid::from_u64(zxid),
+            time: WallMs(0),
+            kind: txn.kind(),
+        };
+        let mut record = Vec::new();
+        Record { header, txn, digest: None }.encode(&mut record);
+        Entry { zxid: zxid as i64, record: Arc::from(record), at: zxid * 1_000_000 }
+    };
+    let create = Txn::Create {
+        kind: CreateTxnKind::Create,
+        path: "/a".into(),
+        data: Some(b""),
+        acl: acl::OPEN,
+        ephemeral: false,
+        parent_cversion: 1,
+    };
+    let set = Txn::SetData { path: "/a".into(), data: Some(b"x"), version: 1, reconfig: false };
+    let truth = vec![
+        entry(1, 0, Txn::CreateSession { timeout_ms: 1000 }),
+        entry(2, 1, create),
+        entry(3, 3, set),
+        entry(4, 5, Txn::CloseSession { paths: Some(Vec::new()) }),
+    ];
+    let mut h = History::new(1);
+    h.seen[0].push(Seen::Connected { session: 5, timeout_ms: 1000, at: 0, resumed: false });
+    let mut model = sim::model::Model::default();
+    let ask = |h: &mut History, zxid: i64, xid: i32, op: Op, body: Vec<u8>| {
+        let index = h.send(0, 5, xid, op, xid as u64);
+        h.reply(index, Reply { at: xid as u64, zxid, err: 0, body });
+    };
+    use proto::jute::Put;
+    let at = |zxid| sim::model::Ask { session: 5, zxid, time: 0 };
+    model.create_session(at(1), 1000);
+    let mut body = Vec::new();
+    body.put_str("/a");
+    let persistent = proto::client::CreateMode::Persistent;
+    let op = Op::Create { path: "/a".into(), data: Vec::new(), mode: persistent, stat: false };
+    model.execute(at(2), &op);
+    ask(&mut h, 2, 1, op, body);
+    let get = Op::Get { path: "/a".into(), watch: true };
+    let mut body = Vec::new();
+    body.put_buffer(Some(b""));
+    model.stat("/a").unwrap().encode(&mut body);
+    ask(&mut h, 2, 2, get.clone(), body);
+    h.seen[0].push(Seen::Event { zxid: 3, kind: 3, path: "/a".into() });
+    let op = Op::Set { path: "/a".into(), data: b"x".to_vec(), version: -1 };
+    model.execute(at(3), &op);
+    let mut body = Vec::new();
+    model.stat("/a").unwrap().encode(&mut body);
+    ask(&mut h, 3, 3, op, body.clone());
+    let mut read = Vec::new();
+    read.put_buffer(Some(b"x"));
+    read.extend_from_slice(&body);
+    ask(&mut h, 3, 4, get, read);
+    ask(&mut h, 4, 5, Op::Close, Vec::new());
+    (h, truth)
+}
+
+/// What is broken, how, and the word in the verdict.
+type Break = (&'static str, fn(&mut History, &mut Vec<Entry>));
+
+#[test]
+fn each_break_of_a_right_history_is_found() {
+    let (h, truth) = right();
+    check(&h, &truth, EXPIRY).expect("nothing is wrong with it");
+    let breaks: &[Break] = &[
+        ("is lost", |h, t| {
+            t.truncate(2);
+            h.calls.truncate(3);
+            h.seen[0].truncate(3);
+            h.seen[0].push(Seen::Reply(2));
+        }),
+        ("never committed", |_, t| {
+            t.remove(2);
+        }),
+        ("nobody asked", |h, _| {
+            h.calls[0].op = Op::Ping;
+        }),
+        ("took two zxids", |_, t| {
+            let mut again = t[2].clone();
+            again.zxid = 9;
+            t.push(again);
+        }),
+        ("linearizable writes", |h, _| h.calls[2].known = 3),
+        ("had to be", |h, _| h.calls[2].reply.as_mut().unwrap().body[3] ^= 1),
+        ("had to give", |h, _| h.calls[3].reply.as_mut().unwrap().body[4] ^= 1),
+        ("was not told before", |h, _| {
+            h.seen[0].remove(3);
+        }),
+        ("that no watch waited for", |h, _| {
+            let event = h.seen[0][3].clone();
+            h.seen[0].insert(4, event);
+        }),
+        ("that no watch waited for", |h, _| {
+            h.seen[0][3] = Seen::Event { zxid: 3, kind: 2, path: "/a".into() };
+        }),
+        ("session order", |h, _| h.seen[0].swap(2, 5)),
+        ("sync then read", |h, _| {
+            h.calls[1] =
+                sim::history::Call { op: Op::Sync { path: "/".into() }, known: 9, ..h.calls[1].clone() };
+            h.calls[1].reply.as_mut().unwrap().body = Vec::new();
+            h.seen[0].remove(3);
+        }),
+        ("never closed", |h, _| h.seen[0].push(Seen::Refused { session: 7, at: 0 })),
+    ];
+    for (word, change) in breaks {
+        let (mut h, mut truth) = right();
+        change(&mut h, &mut truth);
+        let verdict = check(&h, &truth, EXPIRY).map(drop);
+        let how = verdict.expect_err(word);
+        assert!(how.contains(word), "{word}: {how}");
+    }
+}
+
+#[test]
+fn a_session_that_ends_early_is_found() {
+    let (mut h, mut truth) = right();
+    // Not the client has closed it.
+    h.calls.pop();
+    h.seen[0].pop();
+    let mut record = truth[3].record.to_vec();
+    record[8..12].fill(0);
+    truth[3].record = Arc::from(record);
+    let how = check(&h, &truth, EXPIRY).map(drop).expect_err("4 ms are less than its time-out");
+    assert!(how.contains("expired"), "{how}");
+    truth[3].at = 1_500_000_000;
+    check(&h, &truth, EXPIRY).expect("1.5 s are more than its time-out");
+}
+
+#[test]
+fn each_invariant_is_asked() {
+    use proto::{Epoch, Zxid};
+    use sim::book::Fact;
+    let z = |n: u64| Zxid::from_u64(n);
+    let cases: Vec<(&str, Vec<Fact<'_>>)> = vec![
+        (
+            "PrefixConsistency",
+            vec![
+                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
+                Fact::Durable { server: 0, upto: z(1) },
+                Fact::Appended { server: 1, zxid: z(1), record: b"a" },
+                Fact::Durable { server: 1, upto: z(1) },
+                Fact::Applied { server: 0, zxid: z(1), record: b"a" },
+                Fact::Applied { server: 1, zxid: z(1), record: b"b" },
+            ],
+        ),
+        (
+            "Integrity",
+            vec![
+                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
+                Fact::Appended { server: 1, zxid: z(1), record: b"b" },
+            ],
+        ),
+        (
+            "CommittedByAQuorum",
+            vec![
+                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
+                Fact::Durable { server: 0, upto: z(1) },
+                Fact::Applied { server: 0, zxid: z(1), record: b"a" },
+            ],
+        ),
+        (
+            "EpochsOnlyGrow",
+            vec![
+                Fact::Epochs { server: 0, accepted: Epoch(2), current: Epoch(1) },
+                Fact::Epochs { server: 0, accepted: Epoch(1), current: Epoch(1) },
+            ],
+        ),
+        ("EpochsCoverTheLog", vec![Fact::Appended { server: 0, zxid: Zxid::new(Epoch(1), 1), record: b"a" }]),
+        ("OnlyCommittedIsSeen", vec![Fact::Replied { server: 0, session: 1, zxid: z(1) }]),
+        (
+            "NothingCommittedIsCut",
+            vec![
+                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
+                Fact::Durable { server: 0, upto: z(1) },
+                Fact::Recovered { server: 0, base: z(0), end: z(0) },
+            ],
+        ),
+    ];
+    for (name, facts) in cases {
+        let mut judge = Judge::new(3, 3);
+        facts.iter().for_each(|f| judge.observe(0, f));
+        let found = judge.violation.map(|v| v.what).unwrap_or_default();
+        assert_eq!(found, name);
+    }
+}
