@@ -1,16 +1,18 @@
 //! One server as a state machine: it composes [`zab`] and [`engine`], and is the only place with ordering rules.
 //!
 //! Three nouns: an [`Input`] is everything that can happen to a server; the [`Clients`] are told what their
-//! writes led to; a [`gate::Gate`] keeps the requests of one connection in their order. The stages that a write
-//! goes through are named once, in [`stage::Stage`].
+//! writes led to; an [`Output`] is what the shell is to do for agreement. A [`gate::Gate`] keeps the requests of one
+//! connection in their order. The stages that a write goes through are named once, in [`stage::Stage`].
 //!
 //! ```text
-//!   Input::Write ── Node::step ── Prep::prepare ── Broadcast::propose ─┐
-//!                                                                     ▼
-//!   the log  ◄── Node::take_batch: everything prepared since the last call, as one RecordBatch
-//!      │
-//!   Input::Persisted(Durable) ── Broadcast::own_ack ── Committed ── Applier::apply ── Clients::reply
+//!   leader     Input::Write ── Prep::prepare ── Zab::propose ─► the log, the followers
+//!              Input::Persisted, acknowledgements ─► committed ── Applier::apply ── Clients::reply
+//!   learner    Input::Write ── REQUEST to the leader
+//!              PROPOSAL, COMMIT or INFORM ─► the log ─► committed ── Applier::apply ── whose request was it? ── reply
+//!   any        the log ◄── Node::take_batch;  the shell ◄── Node::next_output
 //! ```
+//!
+//! Everything but the applied tree belongs to a role, and goes with it.
 //!
 //! What is not here: sockets, files, clocks, threads, chance; rules about znodes (engine) or about who may
 //! commit (zab). Reads never come here: they go from the gate to the tree.
@@ -20,6 +22,8 @@
 extern crate alloc;
 
 pub mod gate;
+mod leader;
+mod learner;
 pub mod limits;
 mod machine;
 pub mod sessions;

@@ -19,5 +19,6 @@ pub const REAP_BATCH: usize = 10_000;
 /// and at the default of ten thousand a minute no more than 17 removals at once.
 pub const REAP_CATCH_UP_NS: u64 = 100_000_000;
 
-/// Bytes that a new batch of records has room for at most from the start: a batch of the log.
-pub const BATCH_ROOM: usize = 1 << 20;
+/// How long a server that has handed over does not want to lead again, ms: longer than it takes to stop, or for a disk
+/// to be looked after.
+pub const ABSTAIN_MS: u64 = 60_000;

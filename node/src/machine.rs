@@ -3,28 +3,24 @@
 use crate::limits;
 use crate::sessions::{Sessions, Touch};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use engine::{Applier, Audience, Identity, Prep, PrepConfig, PrepRequest, Tree};
-use proto::client::{ConnectRequest, OpCode, WriteOp, WriteReply};
+use engine::{Applier, Audience, Identity, Prep, PrepConfig, Tree};
+use proto::client::{ConnectRequest, OpCode, WriteReply};
 use proto::jute::Reader;
 use proto::peer::{FromLeader, FromLearner, Notification};
 use proto::session::{first_session_id, next_session_id, password};
-use proto::txn::{RecordBatch, TxnHeader};
-use proto::{
-    Code, ConnId, Durable, DurableEpochs, Epoch, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid,
-};
-use zab::{Broadcast, Committed, Output, Verifier};
+use proto::txn::{RecordBatch, TxnHeader, kind};
+use proto::{Code, ConnId, Durable, DurableEpochs, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid};
+use zab::{Ensemble, Output, Recovered, Service, Zab};
 
 /// What a server is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Its own id; the top byte of the session ids that it makes.
     pub me: ServerId,
-    /// Who votes.
-    pub verifier: Verifier,
     /// Width of an expiry bucket, in ms.
     pub tick_ms: u64,
     /// Bounds of the negotiated session time-out, in ms.
@@ -73,6 +69,10 @@ pub enum CloseReason {
     Replaced,
     /// The client has seen a zxid that this server has not: it must try another one.
     ClientAhead,
+    /// This server serves nobody now.
+    NotServing,
+    /// The session is used through another server.
+    Moved,
 }
 
 /// The connections of this server, as the machine sees them. Called while it steps, in the order in which
@@ -116,6 +116,8 @@ pub enum Input<'a> {
     Sync {
         /// The connection that waits for the reply.
         conn: ConnId,
+        /// Its session.
+        session: SessionId,
         /// Its number of the request.
         xid: Xid,
         /// Echoed in the reply.
@@ -227,18 +229,18 @@ pub enum Input<'a> {
 
 /// Who waits for a record to be applied.
 #[derive(Clone, Copy, Debug)]
-enum Origin {
+pub(crate) enum Origin {
     /// A client's write.
     Client { conn: ConnId, xid: Xid },
     /// The handshake of this connection.
     Handshake { conn: ConnId },
-    /// The server itself: expiry, containers.
+    /// The server itself, for expiry and containers, or a client of another server.
     Server,
 }
 
 /// What waits for the next epoch, in the order in which it came.
 #[derive(Debug)]
-enum Deferred {
+pub(crate) enum Deferred {
     /// A write: no zxid is left for it.
     Write(DeferredWrite),
     /// A sync behind such a write.
@@ -246,118 +248,143 @@ enum Deferred {
 }
 
 #[derive(Debug)]
-struct DeferredWrite {
-    origin: Origin,
-    session: SessionId,
-    cxid: Xid,
-    identity: Arc<Identity>,
-    op: DeferredOp,
+pub(crate) struct DeferredWrite {
+    pub origin: Origin,
+    pub session: SessionId,
+    pub cxid: Xid,
+    pub identity: Arc<Identity>,
+    pub op: DeferredOp,
 }
 
 #[derive(Debug)]
-enum DeferredOp {
+pub(crate) enum DeferredOp {
     Client(OpCode, Box<[u8]>),
     CreateSession(i32),
     CloseSession,
     DeleteContainer(String),
 }
 
-/// Who asks for a write.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    origin: Origin,
-    session: SessionId,
-    cxid: Xid,
-    identity: &'a Identity,
+/// Who asked for a sync.
+#[derive(Debug)]
+pub(crate) enum Syncer {
+    /// A client of this server.
+    Client { conn: ConnId, xid: Xid, path: Box<str> },
+    /// A learner, whose oldest sync it is.
+    Learner(LinkId),
 }
 
-/// A sync that waits for the proposals before it.
+/// A sync that waits for the proposals before it, and for a quorum to say that this server still leads.
 #[derive(Debug)]
-struct PendingSync {
-    after: Zxid,
-    conn: ConnId,
-    xid: Xid,
-    path: Box<str>,
+pub(crate) struct PendingSync {
+    pub after: Zxid,
+    pub question: u64,
+    pub who: Syncer,
+}
+
+/// A request of a connection that stands behind a sync of the same connection.
+#[derive(Debug)]
+pub(crate) enum Held {
+    Write { session: SessionId, xid: Xid, identity: Arc<Identity>, op: OpCode, body: Box<[u8]> },
+    Sync { session: SessionId, xid: Xid, path: Box<str> },
 }
 
 /// One server. `applied <= committed <= own durable <= proposed`, checked in release builds.
 pub struct Node {
-    config: Config,
-    tree: Arc<Tree>,
+    pub(crate) config: Config,
+    pub(crate) tree: Arc<Tree>,
     /// Lent to the shell while it rebuilds the tree.
-    applier: Option<Applier>,
-    prep: Prep,
-    broadcast: Broadcast,
-    /// Prepared, not yet taken by the log.
-    open: RecordBatch,
-    /// Taken by the log, not yet applied completely: each batch with the index of its next record.
-    sealed: VecDeque<(Arc<RecordBatch>, usize)>,
-    /// Who waits, one entry for each record that is not applied, in zxid order.
-    origins: VecDeque<Origin>,
-    /// Bytes of the records that are not applied, and of the requests that are deferred.
-    in_flight_bytes: usize,
-    durable: Durable,
-    outputs: VecDeque<Output>,
-    /// The epoch that was asked for last.
-    epoch_asked: Option<Epoch>,
-    sessions: Sessions,
-    next_session: SessionId,
+    pub(crate) applier: Option<Applier>,
+    pub(crate) zab: Zab,
+    /// The roles that had ended when this one began; everything below belongs to it.
+    generation: u64,
+    pub(crate) service: Service,
+    /// The projected state, while this server leads.
+    pub(crate) prep: Option<Prep>,
+    /// Who waits, one entry for each record that is not applied, in zxid order, while this server leads.
+    pub(crate) origins: VecDeque<Origin>,
+    /// Bytes of the records that are not applied, and of the requests that are deferred, held or forwarded.
+    pub(crate) in_flight_bytes: usize,
+    /// Of a leader: all sessions. Of a learner: those that are attached to its connections.
+    pub(crate) sessions: Sessions,
+    pub(crate) next_session: SessionId,
     /// The identity of the server's own requests: no ids, and none of them is checked.
-    own: Arc<Identity>,
-    syncs: VecDeque<PendingSync>,
-    deferred: VecDeque<Deferred>,
-    reaper: Reaper,
+    pub(crate) own: Arc<Identity>,
+    pub(crate) syncs: VecDeque<PendingSync>,
+    /// What stands behind syncs that are not confirmed, by connection.
+    pub(crate) held: BTreeMap<ConnId, VecDeque<Held>>,
+    pub(crate) deferred: VecDeque<Deferred>,
+    pub(crate) reaper: Reaper,
+    /// What the leader was asked.
+    pub(crate) asked: crate::learner::Asked,
     /// When something was applied last, or the log became busy.
-    progress: Instant,
+    pub(crate) progress: Instant,
     /// Nobody expires before: the log, or the whole server, has stood still, and clients could not be heard.
-    held_until: Instant,
-    log_full: bool,
+    pub(crate) held_until: Instant,
+    pub(crate) log_full: bool,
+    /// Leadership is given up once nothing is in flight; for how long it is not wanted back, ms.
+    pub(crate) handing_over: Option<u64>,
 }
 
 /// Removes due containers and TTL znodes, evenly spaced.
 #[derive(Debug)]
-struct Reaper {
-    next_check: Instant,
-    due: VecDeque<String>,
-    next_removal: Instant,
+pub(crate) struct Reaper {
+    pub next_check: Instant,
+    pub due: VecDeque<String>,
+    pub next_removal: Instant,
 }
 
 impl Node {
-    /// A server that runs alone. Its tree is recovered up to the end of `history`. Every recovered session gets a full
+    /// A server that runs alone. Its tree is recovered up to the end of `durable`. Every recovered session gets a full
     /// time-out.
     ///
     /// # Panics
-    /// When the tree is not at the end of the history.
+    /// When the tree is not at the end of the log.
     pub fn new(config: Config, durable: Durable, tree: Arc<Tree>, applier: Applier, now: Now) -> Node {
-        let history = durable.upto();
-        assert_eq!(tree.applied(), history, "the tree is what the log says");
-        let mut sessions = Sessions::new(config.tick_ms);
-        for s in tree.sessions() {
-            sessions.insert(s.session, s.timeout_ms, None, now.mono);
-        }
+        let zab = Zab::alone(config.me, durable);
+        let mut node = Node::with(config, zab, durable, tree, applier, now);
+        node.begin_to_lead(now);
+        node
+    }
+
+    /// A server of an ensemble, of which `config` says nothing that `ensemble` does not. Its tree is recovered up to the end
+    /// of `durable`; it looks for a leader at once, and serves nobody until [`Output::Serve`] says so.
+    ///
+    /// # Panics
+    /// When the tree is not at the end of the log.
+    pub fn join(
+        config: Config,
+        ensemble: Ensemble,
+        recovered: Recovered,
+        durable: Durable,
+        tree: Arc<Tree>,
+        applier: Applier,
+        now: Now,
+    ) -> Node {
+        let zab = Zab::join(ensemble, recovered, durable, now.mono);
+        Node::with(config, zab, durable, tree, applier, now)
+    }
+
+    fn with(config: Config, zab: Zab, durable: Durable, tree: Arc<Tree>, applier: Applier, now: Now) -> Node {
+        assert_eq!(tree.applied(), durable.upto(), "the tree is what the log says");
         Node {
-            broadcast: Broadcast::new(config.me, config.verifier.clone(), history),
-            prep: Prep::new(&tree, config.prep.clone()),
-            open: RecordBatch::new(),
-            sealed: VecDeque::new(),
+            generation: zab.generation(),
+            service: Service::None,
+            zab,
+            prep: None,
             origins: VecDeque::new(),
             in_flight_bytes: 0,
-            durable,
-            outputs: VecDeque::new(),
-            epoch_asked: None,
-            sessions,
+            sessions: Sessions::of_learner(config.tick_ms),
             next_session: first_session_id(config.me, now.mono),
             own: Arc::new(Identity::new(Vec::new())),
             syncs: VecDeque::new(),
+            held: BTreeMap::new(),
             deferred: VecDeque::new(),
-            reaper: Reaper {
-                next_check: now.mono.plus_ms(config.container_check_ms),
-                due: VecDeque::new(),
-                next_removal: now.mono,
-            },
+            reaper: Reaper::new(),
+            asked: Default::default(),
             progress: now.mono,
             held_until: now.mono,
             log_full: false,
+            handing_over: None,
             config,
             tree,
             applier: Some(applier),
@@ -367,100 +394,147 @@ impl Node {
     /// Takes one input. Replies and events leave through `clients` before this returns.
     pub fn step(&mut self, now: Now, input: Input<'_>, clients: &dyn Clients) {
         match input {
-            Input::Connect { conn, request } => self.handle_connect(now, conn, &request, clients),
+            // What clients ask for changes nothing about who leads.
             Input::Write { conn, session, xid, identity, op, body } => {
-                let origin = Origin::Client { conn, xid };
-                if self.broadcast.next_zxid().is_none() {
-                    self.in_flight_bytes += body.len();
-                    let op = DeferredOp::Client(op, body.into());
-                    let write = DeferredWrite { origin, session, cxid: xid, identity, op };
-                    self.deferred.push_back(Deferred::Write(write));
-                } else {
-                    let asked = Asked { origin, session, cxid: xid, identity: &identity };
-                    self.propose_client(now, asked, op, body);
-                }
+                return self.handle_write(now, conn, session, xid, identity, op, body, clients);
             }
-            Input::Sync { conn, xid, path } => {
-                if self.deferred.is_empty() {
-                    self.place_sync(conn, xid, path, clients);
-                } else {
-                    self.in_flight_bytes += path.len();
-                    self.deferred.push_back(Deferred::Sync { conn, xid, path: path.into() });
-                }
+            Input::Sync { conn, session, xid, path } => {
+                return self.handle_sync(now, conn, session, xid, path, clients);
             }
-            Input::Disconnected { conn, session } => {
-                if let Some(s) = session.and_then(|id| self.sessions.get_mut(id))
-                    && s.conn == Some(conn)
-                {
-                    s.conn = None;
-                }
-            }
-            Input::Persisted(durable) => {
-                assert!(durable >= self.durable, "the log went back: {durable:?}");
-                self.durable = durable;
-                if let Some(committed) = self.broadcast.own_ack(durable) {
-                    self.apply_committed(now, committed, clients);
-                }
-            }
-            Input::EpochsPersisted(epochs) => {
-                self.broadcast.epoch_durable(epochs.current());
-                while let Some(d) = self.deferred.pop_front() {
-                    match d {
-                        Deferred::Write(write) => self.propose_deferred(now, write),
-                        Deferred::Sync { conn, xid, path } => {
-                            self.in_flight_bytes -= path.len();
-                            self.place_sync(conn, xid, &path, clients);
-                        }
-                    }
-                }
-            }
+            Input::Connect { conn, request } => return self.handle_connect(now, conn, &request, clients),
+            Input::Disconnected { conn, session } => return self.handle_disconnected(conn, session),
             Input::LogFull(full) => {
                 self.log_full = full;
-                self.hold_expiry(now);
+                return self.hold_expiry(now);
             }
-            Input::Tick => self.handle_tick(now),
-            // A server that runs alone has no peers: who connects is shown the door.
-            Input::LinkUp { link, .. } => self.outputs.push_back(Output::Close { link }),
-            Input::Notification { .. }
-            | Input::ElectionLink { .. }
-            | Input::LinkDown { .. }
-            | Input::DialFailed { .. }
-            | Input::FromLearner { .. }
-            | Input::FromLeader { .. }
-            | Input::FoundInLog { .. }
-            | Input::SnapshotSaved { .. }
-            | Input::HandOver => {}
-            Input::Truncated { .. } | Input::Reloaded { .. } | Input::SnapshotReceived { .. } => {
-                unreachable!("a server that runs alone asks for no disk job")
+            Input::Persisted(durable) => self.zab.persisted(now.mono, durable),
+            Input::EpochsPersisted(epochs) => {
+                self.zab.epochs_persisted(now.mono, epochs);
+                self.propose_all_deferred(now, clients);
             }
+            Input::Tick => {
+                self.zab.tick(now.mono);
+                if self.prep.is_some() {
+                    self.handle_tick(now);
+                }
+            }
+            Input::Notification { from, notification } => {
+                self.zab.notification(now.mono, from, &notification);
+            }
+            Input::ElectionLink { peer, up } => self.zab.election_link(now.mono, peer, up),
+            Input::LinkUp { link, dialled } => self.zab.link_up(now.mono, link, dialled),
+            Input::LinkDown { link } => {
+                self.forget_learner(link);
+                self.zab.link_down(now.mono, link);
+            }
+            Input::DialFailed { to } => self.zab.dial_failed(now.mono, to),
+            Input::FromLearner { link, packet } => self.handle_learner(now, link, packet),
+            Input::FromLeader { link, packet } => self.handle_leader(now, link, packet, clients),
+            Input::FoundInLog { link, found } => self.zab.found_in_log(now.mono, link, found),
+            Input::Truncated { durable, applier } => {
+                self.take_back(applier);
+                self.zab.truncated(now.mono, durable);
+            }
+            Input::Reloaded { applier } => {
+                self.take_back(Some(applier));
+                self.zab.reloaded(now.mono);
+                assert_eq!(
+                    self.tree.applied(),
+                    self.zab.history().applied(),
+                    "the tree is what the log says"
+                );
+            }
+            Input::SnapshotReceived { link, applier, complete } => {
+                self.take_back(Some(applier));
+                self.zab.snapshot_received(now.mono, link, complete);
+            }
+            Input::SnapshotSaved { durable } => self.zab.snapshot_saved(now.mono, durable),
+            Input::HandOver if self.zab.has_followers() => self.hand_over(limits::ABSTAIN_MS),
+            Input::HandOver => {}
         }
+        self.follow(now, clients);
+    }
+
+    /// Does what agreement has decided meanwhile.
+    fn follow(&mut self, now: Now, clients: &dyn Clients) {
+        if self.zab.generation() != self.generation {
+            self.generation = self.zab.generation();
+            self.end_role(now);
+        }
+        if let Some(loose) = self.zab.take_loose() {
+            self.apply_loose(&loose, clients);
+        }
+        self.apply_committed(now, clients);
+        if self.zab.service() != self.service {
+            self.begin_service(now, clients);
+        }
+        self.release_syncs(now, clients);
+        if self.zab.needs_epoch() && self.handing_over.is_none() {
+            // The counter of zxids nears its end: the next reign has a new one.
+            self.hand_over(0);
+        }
+        if let Some(abstain_ms) = self.handing_over
+            && self.origins.is_empty()
+        {
+            self.handing_over = None;
+            self.zab.resign(now.mono, "leadership is handed over", abstain_ms);
+            self.follow(now, clients);
+        }
+    }
+
+    /// Everything volatile goes: it belonged to a role that has ended.
+    fn end_role(&mut self, now: Now) {
+        self.service = Service::None;
+        self.prep = None;
+        self.origins.clear();
+        self.in_flight_bytes = 0;
+        self.sessions = Sessions::of_learner(self.config.tick_ms);
+        self.syncs.clear();
+        self.held.clear();
+        self.deferred.clear();
+        self.reaper = Reaper::new();
+        self.asked = Default::default();
+        self.progress = now.mono;
+        self.held_until = now.mono;
+        self.handing_over = None;
+    }
+
+    fn begin_service(&mut self, now: Now, clients: &dyn Clients) {
+        let service = self.zab.service();
+        if service == Service::Leading {
+            self.begin_to_lead(now);
+        }
+        if matches!(service, Service::Leading | Service::Following | Service::Observing) {
+            let ensemble = self.zab.ensemble();
+            let applier = self.applier.as_mut().expect("nobody serves without a tree");
+            applier.set_config(&ensemble.config_text, ensemble.config_version, now.wall, clients);
+        }
+        self.service = service;
+    }
+
+    fn begin_to_lead(&mut self, now: Now) {
+        assert_eq!(self.tree.applied(), self.zab.history().last(), "a leader has applied its whole history");
+        self.sessions = Sessions::new(self.config.tick_ms);
+        for s in self.tree.sessions() {
+            self.sessions.insert(s.session, s.timeout_ms, None, now.mono);
+        }
+        self.prep = Some(Prep::new(&self.tree, self.config.prep.clone()));
+        self.reaper.next_check = now.mono.plus_ms(self.config.container_check_ms);
+        self.reaper.next_removal = now.mono;
+        self.progress = now.mono;
+        self.service = Service::Leading;
     }
 
     /// Everything that was prepared since the last call, for the log; `None` when there is nothing.
     pub fn take_batch(&mut self) -> Option<Arc<RecordBatch>> {
-        if self.open.is_empty() {
-            return None;
-        }
-        // The next batch is likely as large: growing there step by step would copy it several times over.
-        let room = self.open.byte_len().min(limits::BATCH_ROOM);
-        let next = RecordBatch::with_capacity(self.open.len().min(limits::BATCH_ROOM / 64), room);
-        let batch = Arc::new(core::mem::replace(&mut self.open, next));
-        self.sealed.push_back((batch.clone(), 0));
-        Some(batch)
+        self.zab.take_batch()
     }
 
-    /// What the shell is to do, oldest first; to be asked until there is nothing more, after
-    /// [`Node::take_batch`], each time the node was stepped.
+    /// What the shell is to do, oldest first; to be asked until there is nothing more, after [`Node::take_batch`], each
+    /// time the node was stepped.
     pub fn next_output(&mut self) -> Option<Output> {
-        if let Some(epoch) = self.broadcast.epoch_wanted()
-            && self.epoch_asked != Some(epoch)
-        {
-            self.epoch_asked = Some(epoch);
-            let history = self.durable;
-            self.outputs
-                .push_back(Output::PersistEpochs { accepted: epoch, current: Some((epoch, history)) });
-        }
-        self.outputs.pop_front()
+        self.zab.epoch_wanted();
+        self.zab.next_output()
     }
 
     /// The only writer of the tree, for the outputs that ask for it; the answer brings it back.
@@ -471,16 +545,27 @@ impl Node {
         self.applier.take().expect("the applier is lent once, and comes back with the answer")
     }
 
-    /// Whether [`Input::HandOver`] has been done: another server leads, or none of the others can.
+    fn take_back(&mut self, applier: Option<Applier>) {
+        if let Some(applier) = applier {
+            assert!(self.applier.is_none(), "the applier comes back once");
+            self.applier = Some(applier);
+        }
+    }
+
+    /// Whether [`Input::HandOver`] has been done: this server does not lead, or there was nobody to hand over to.
     pub fn has_handed_over(&self) -> bool {
-        true
+        self.handing_over.is_none()
     }
 
     /// When [`Input::Tick`] is due next.
     pub fn next_timeout(&self) -> Instant {
+        let zab = self.zab.next_timeout();
+        if self.prep.is_none() {
+            return zab;
+        }
         let reaper =
             if self.reaper.due.is_empty() { self.reaper.next_check } else { self.reaper.next_removal };
-        self.sessions.next_timeout().map_or(reaper, |s| s.min(reaper))
+        self.sessions.next_timeout().map_or(reaper, |s| s.min(reaper)).min(zab)
     }
 
     /// Whether so much is in flight that no more writes should be read.
@@ -488,9 +573,14 @@ impl Node {
         self.in_flight_bytes >= limits::IN_FLIGHT_BYTES
     }
 
-    /// Writes that are proposed and not applied.
+    /// Whether so much waits for the disk that the link to the leader should not be read.
+    pub fn is_behind(&self) -> bool {
+        self.zab.waiting_bytes() >= zab::limits::WAITING_BYTES
+    }
+
+    /// Writes that are proposed and not applied, or forwarded and not answered.
     pub fn in_flight(&self) -> usize {
-        self.origins.len()
+        self.origins.len() + self.asked.len()
     }
 
     /// Live sessions with the end of the bucket that they would expire in, in ms of the monotonic clock.
@@ -500,7 +590,17 @@ impl Node {
 
     /// The last zxid that was proposed.
     pub fn proposed(&self) -> Zxid {
-        self.broadcast.proposed()
+        self.zab.proposed()
+    }
+
+    /// What agreement knows: roles, epochs, learners.
+    pub fn zab(&self) -> &Zab {
+        &self.zab
+    }
+
+    /// What this server does for clients.
+    pub fn service(&self) -> Service {
+        self.service
     }
 
     fn handle_connect(
@@ -510,21 +610,29 @@ impl Node {
         request: &ConnectRequest<'_>,
         clients: &dyn Clients,
     ) {
+        if !matches!(self.service, Service::Leading | Service::Following | Service::Observing) {
+            return clients.close(conn, CloseReason::NotServing);
+        }
         if request.last_zxid_seen > self.tree.applied().to_wire() {
             return clients.close(conn, CloseReason::ClientAhead);
         }
         let allowed = &self.config.session_timeout_ms;
         let timeout_ms = request.timeout_ms.max(*allowed.start()).min(*allowed.end());
         if request.session == SessionId::NONE {
-            if self.log_full {
+            if self.log_full && self.prep.is_some() {
                 return clients.close(conn, CloseReason::ClientAhead);
             }
             // A wall clock that was set back before this start could lead to the ids of sessions that live on.
-            while self.sessions.get(self.next_session).is_some() {
+            while self.tree.session_timeout(self.next_session).is_some()
+                || self.sessions.get(self.next_session).is_some()
+            {
                 self.next_session = next_session_id(self.next_session);
             }
             let session = self.next_session;
             self.next_session = next_session_id(session);
+            if self.prep.is_none() {
+                return self.forward_new_session(conn, session, timeout_ms);
+            }
             return self.propose_own(
                 now,
                 Origin::Handshake { conn },
@@ -533,160 +641,193 @@ impl Node {
             );
         }
         // The password first: a stranger who knows an id must not be able to cut its owner off.
-        let resumed = match self.sessions.get_mut(request.session) {
-            Some(s) if !s.closing && request.password == password(request.session) => s,
-            _ => return clients.connected(conn, Handshake::Refused),
+        if request.password != password(request.session) {
+            return clients.connected(conn, Handshake::Refused);
+        }
+        if self.prep.is_none() {
+            return self.revalidate(conn, request.session, timeout_ms);
+        }
+        if self.sessions.get(request.session).is_none_or(|s| s.closing) {
+            return clients.connected(conn, Handshake::Refused);
+        }
+        self.sessions.set_owner(request.session, None);
+        self.attach(now, conn, request.session, timeout_ms, clients);
+    }
+
+    /// The client of a live session is served through `conn` from now on.
+    pub(crate) fn attach(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: SessionId,
+        timeout_ms: i32,
+        clients: &dyn Clients,
+    ) {
+        let Some(s) = self.sessions.get_mut(session) else {
+            unreachable!("the caller has looked the session up")
         };
-        if let Some(old) = resumed.conn.replace(conn).filter(|&old| old != conn) {
+        if let Some(old) = s.conn.replace(conn).filter(|&old| old != conn) {
             clients.close(old, CloseReason::Replaced);
         }
-        let touch = resumed.touch.clone();
-        self.sessions.renew(request.session, timeout_ms, now.mono);
-        clients.connected(conn, Handshake::Accepted { session: request.session, timeout_ms, touch });
+        let touch = s.touch.clone();
+        self.sessions.renew(session, timeout_ms, now.mono);
+        clients.connected(conn, Handshake::Accepted { session, timeout_ms, touch });
     }
 
-    /// Under a leader of its own, a server's sync only has to stand behind everything proposed before it.
-    fn place_sync(&mut self, conn: ConnId, xid: Xid, path: &str, clients: &dyn Clients) {
-        let after = self.broadcast.proposed();
-        if self.origins.is_empty() {
-            return clients.reply(conn, xid, self.tree.applied(), &WriteReply::Path(path));
+    #[expect(clippy::too_many_arguments, reason = "the fields of one input")]
+    fn handle_write(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: SessionId,
+        xid: Xid,
+        identity: Arc<Identity>,
+        op: OpCode,
+        body: &[u8],
+        clients: &dyn Clients,
+    ) {
+        if !self.held.is_empty()
+            && let Some(held) = self.held.get_mut(&conn)
+        {
+            self.in_flight_bytes += body.len();
+            return held.push_back(Held::Write { session, xid, identity, op, body: body.into() });
         }
-        self.syncs.push_back(PendingSync { after, conn, xid, path: path.into() });
+        match self.service {
+            Service::Leading => self.lead_write(now, conn, session, xid, identity, op, body, clients),
+            Service::Following | Service::Observing => {
+                self.forward_write(conn, session, xid, &identity, op, body);
+            }
+            Service::None | Service::ReadOnly => clients.close(conn, CloseReason::NotServing),
+        }
     }
 
-    fn handle_tick(&mut self, now: Now) {
-        let tick_ms = self.config.tick_ms;
-        // While the log stands still, clients whose frames wait behind it can't be heard. A tick that comes late
-        // means that the server itself was stopped, and what clients have sent meanwhile is not read yet.
-        let late = self.sessions.next_timeout().is_some_and(|due| now.mono > due.plus_ms(tick_ms));
-        if late || self.log_full || self.is_stalled(now) {
-            self.hold_expiry(now);
+    fn handle_sync(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: SessionId,
+        xid: Xid,
+        path: &str,
+        clients: &dyn Clients,
+    ) {
+        if !self.held.is_empty()
+            && let Some(held) = self.held.get_mut(&conn)
+        {
+            self.in_flight_bytes += path.len();
+            return held.push_back(Held::Sync { session, xid, path: path.into() });
         }
-        let hold = now.mono < self.held_until;
-        for session in self.sessions.expire(now.mono, hold) {
-            self.propose_own(now, Origin::Server, session, DeferredOp::CloseSession);
+        match self.service {
+            Service::Leading if self.deferred.is_empty() => self.place_sync(now, conn, xid, path, clients),
+            Service::Leading => {
+                self.in_flight_bytes += path.len();
+                self.deferred.push_back(Deferred::Sync { conn, xid, path: path.into() });
+            }
+            Service::Following | Service::Observing => self.forward_sync(conn, session, xid, path),
+            Service::None | Service::ReadOnly => clients.close(conn, CloseReason::NotServing),
         }
-        if now.mono >= self.reaper.next_check {
-            self.reaper.next_check = now.mono.plus_ms(self.config.container_check_ms);
-            // While the log stands still, what was proposed already would be found again.
-            if self.reaper.due.is_empty() && !hold {
-                let never_used_ms = self.config.container_never_used_ms;
-                self.reaper.due =
-                    self.tree.due_containers(now.wall, never_used_ms, limits::REAP_BATCH).into();
-                self.reaper.next_removal = now.mono;
+    }
+
+    /// The sync that these requests stood behind is done.
+    pub(crate) fn release_held(&mut self, now: Now, conn: ConnId, clients: &dyn Clients) {
+        let Some(mut held) = self.held.remove(&conn) else { return };
+        while let Some(next) = held.pop_front() {
+            match next {
+                Held::Write { session, xid, identity, op, body } => {
+                    self.in_flight_bytes -= body.len();
+                    self.handle_write(now, conn, session, xid, identity, op, &body, clients);
+                }
+                Held::Sync { session, xid, path } => {
+                    self.in_flight_bytes -= path.len();
+                    self.handle_sync(now, conn, session, xid, &path, clients);
+                }
+            }
+            if let Some(again) = self.held.get_mut(&conn) {
+                again.append(&mut held);
+                return;
             }
         }
-        if hold || self.is_saturated() {
-            self.reaper.next_removal = self.reaper.next_removal.max(now.mono.plus_ms(tick_ms));
-        }
-        // Ticks come some ms late, which is made good; after a longer time nothing is.
-        let spacing_ns = 60_000_000_000 / u64::from(self.config.containers_per_minute.max(1));
-        let oldest = Instant(now.mono.0.saturating_sub(limits::REAP_CATCH_UP_NS.max(spacing_ns)));
-        self.reaper.next_removal = self.reaper.next_removal.max(oldest);
-        while now.mono >= self.reaper.next_removal
-            && let Some(path) = self.reaper.due.pop_front()
+    }
+
+    fn handle_disconnected(&mut self, conn: ConnId, session: Option<SessionId>) {
+        if let Some(s) = session.and_then(|id| self.sessions.get_mut(id))
+            && s.conn == Some(conn)
         {
-            self.reaper.next_removal = Instant(self.reaper.next_removal.0 + spacing_ns);
-            self.propose_own(now, Origin::Server, SessionId::NONE, DeferredOp::DeleteContainer(path));
-        }
-    }
-
-    /// Whether the log has work and has made no progress for a tick.
-    fn is_stalled(&self, now: Now) -> bool {
-        !self.origins.is_empty() && now.mono > self.progress.plus_ms(self.config.tick_ms)
-    }
-
-    /// Nobody expires for a tick from now on.
-    fn hold_expiry(&mut self, now: Now) {
-        self.held_until = now.mono.plus_ms(self.config.tick_ms);
-    }
-
-    fn propose_client(&mut self, now: Now, asked: Asked<'_>, op: OpCode, body: &[u8]) {
-        let op = WriteOp::decode(op, &mut Reader::new(body))
-            .and_then(Result::ok)
-            .expect("the connection decoded this body before it took a place in the gate");
-        if op == WriteOp::CloseSession
-            && let Some(s) = self.sessions.get_mut(asked.session)
-        {
-            s.closing = true;
-        }
-        self.propose(now, asked, &op);
-    }
-
-    /// Proposes one of the server's own requests, or keeps it until the next epoch is open.
-    fn propose_own(&mut self, now: Now, origin: Origin, session: SessionId, op: DeferredOp) {
-        let write = DeferredWrite { origin, session, cxid: Xid(0), identity: self.own.clone(), op };
-        if self.broadcast.next_zxid().is_none() {
-            self.deferred.push_back(Deferred::Write(write));
-        } else {
-            self.propose_deferred(now, write);
-        }
-    }
-
-    fn propose_deferred(&mut self, now: Now, d: DeferredWrite) {
-        let asked = Asked { origin: d.origin, session: d.session, cxid: d.cxid, identity: &d.identity };
-        let op = match d.op {
-            DeferredOp::Client(op, body) => {
-                self.in_flight_bytes -= body.len();
-                return self.propose_client(now, asked, op, &body);
-            }
-            DeferredOp::CreateSession(timeout_ms) => WriteOp::CreateSession { timeout_ms },
-            DeferredOp::CloseSession => WriteOp::CloseSession,
-            DeferredOp::DeleteContainer(path) => WriteOp::DeleteContainer { path: path.into() },
-        };
-        self.propose(now, asked, &op);
-    }
-
-    fn propose(&mut self, now: Now, asked: Asked<'_>, op: &WriteOp<'_>) {
-        let Asked { origin, session, cxid, identity } = asked;
-        let zxid = self.broadcast.next_zxid().expect("callers have checked that a zxid is left");
-        if self.origins.is_empty() {
-            self.progress = now.mono;
-        }
-        let before = self.open.byte_len();
-        let request = PrepRequest { session, cxid, time: now.wall, identity, op };
-        self.prep.prepare(&self.tree, &request, zxid, &mut self.open);
-        assert_eq!(self.open.last(), Some(zxid), "each request gives exactly one record");
-        self.broadcast.propose(zxid);
-        self.origins.push_back(origin);
-        self.in_flight_bytes += self.open.byte_len() - before;
-    }
-
-    fn apply_committed(&mut self, now: Now, committed: Committed, clients: &dyn Clients) {
-        assert!(committed.upto() <= self.durable.upto(), "a server shows only what it could not lose");
-        if self.is_stalled(now) {
-            self.hold_expiry(now);
-        }
-        self.progress = now.mono;
-        while let Some((batch, mut next)) = self.sealed.pop_front() {
-            while let Some((zxid, record)) = batch.get(next)
-                && zxid <= committed.upto()
+            s.conn = None;
+            if self.prep.is_none()
+                && let Some(id) = session
             {
-                next += 1;
-                let origin = self.origins.pop_front().expect("one origin for each record in flight");
-                self.in_flight_bytes -= record.len();
-                self.apply_one(now, zxid, record, origin, clients);
-                self.release_syncs(zxid, clients);
-            }
-            if next < batch.len() {
-                self.sealed.push_front((batch, next));
-                break;
+                // A learner keeps what is attached to its connections; the leader knows the session.
+                self.asked.last_touch(id, s.timeout_ms);
+                self.sessions.remove(id);
             }
         }
-        self.prep.applied(committed.upto());
-        assert_eq!(self.tree.applied(), committed.upto(), "everything committed is applied");
+        if self.prep.is_none() {
+            self.asked.disconnected(conn);
+        }
+        if let Some(held) = self.held.get_mut(&conn) {
+            for h in held.drain(..) {
+                self.in_flight_bytes -= match h {
+                    Held::Write { body, .. } => body.len(),
+                    Held::Sync { path, .. } => path.len(),
+                };
+            }
+        }
     }
 
-    fn apply_one(&mut self, now: Now, zxid: Zxid, record: &[u8], origin: Origin, clients: &dyn Clients) {
+    fn apply_loose(&mut self, records: &RecordBatch, clients: &dyn Clients) {
+        let applier = self.applier.as_mut().expect("it came back with the tree");
+        for (_, record) in records.iter() {
+            applier
+                .apply(record, clients, &mut |_, _| {})
+                .expect("a record is decoded before it is taken from a leader");
+        }
+        applier.settle();
+    }
+
+    fn apply_committed(&mut self, now: Now, clients: &dyn Clients) {
+        let mut any = false;
+        while let Some(records) = self.zab.next_to_apply() {
+            if !any && self.is_stalled(now) {
+                self.hold_expiry(now);
+            }
+            any = true;
+            for (zxid, record) in records.iter() {
+                self.apply_one(now, zxid, record, clients);
+                self.release_syncs(now, clients);
+            }
+        }
+        if any {
+            self.progress = now.mono;
+            let applied = self.zab.history().applied();
+            if let Some(prep) = &mut self.prep {
+                prep.applied(applied);
+            }
+            assert_eq!(self.tree.applied(), applied, "everything committed is applied");
+        }
+    }
+
+    fn apply_one(&mut self, now: Now, zxid: Zxid, record: &[u8], clients: &dyn Clients) {
+        let origin = if self.prep.is_some() {
+            self.in_flight_bytes -= record.len();
+            self.origins.pop_front().expect("one origin for each record in flight")
+        } else {
+            self.answered(record, clients)
+        };
+        let is_leader = self.prep.is_some();
         let sessions = &mut self.sessions;
         let mut tell = |header: &TxnHeader, reply: &WriteReply<'_>| {
             let failed = matches!(reply, WriteReply::Error(_));
             match origin {
-                Origin::Client { conn, xid } => clients.reply(conn, xid, zxid, reply),
+                Origin::Client { conn, xid } => {
+                    clients.reply(conn, xid, zxid, reply);
+                    if *reply == WriteReply::Error(Code::SessionMoved) {
+                        clients.close(conn, CloseReason::Moved);
+                    }
+                }
                 Origin::Handshake { conn } if failed => clients.connected(conn, Handshake::Refused),
                 Origin::Handshake { .. } | Origin::Server => {}
             }
-            if header.kind == proto::txn::kind::CLOSE_SESSION
+            if header.kind == kind::CLOSE_SESSION
                 && let Some(conn) = sessions.remove(header.session).and_then(|s| s.conn)
             {
                 clients.close(conn, CloseReason::SessionClosed);
@@ -696,23 +837,17 @@ impl Node {
             .as_mut()
             .expect("nothing is committed while the applier is lent")
             .apply(record, clients, &mut tell)
-            .expect("a record that this server prepared decodes: prepare and apply share one codec");
-        if let Origin::Handshake { conn } = origin
+            .expect("a record decodes: it was prepared here, or decoded before it was taken from a leader");
+        let handshake = if let Origin::Handshake { conn } = origin { Some(conn) } else { None };
+        if (is_leader || handshake.is_some())
             && let Some(header) = TxnHeader::decode(&mut Reader::new(record)).ok()
-            && header.kind == proto::txn::kind::CREATE_SESSION
+            && header.kind == kind::CREATE_SESSION
             && let Some(timeout_ms) = self.tree.session_timeout(header.session)
         {
-            let touch = self.sessions.insert(header.session, timeout_ms, Some(conn), now.mono);
-            clients.connected(conn, Handshake::Accepted { session: header.session, timeout_ms, touch });
-        }
-    }
-
-    fn release_syncs(&mut self, applied: Zxid, clients: &dyn Clients) {
-        while let Some(sync) = self.syncs.front()
-            && sync.after <= applied
-        {
-            clients.reply(sync.conn, sync.xid, applied, &WriteReply::Path(&sync.path));
-            self.syncs.pop_front();
+            let touch = self.sessions.insert(header.session, timeout_ms, handshake, now.mono);
+            if let Some(conn) = handshake {
+                clients.connected(conn, Handshake::Accepted { session: header.session, timeout_ms, touch });
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
-use proto::{ConnId, Instant, SessionId};
+use proto::{ConnId, Instant, LinkId, SessionId};
 
 /// When a session was last heard of, shared between the connection that hears and the machine that expires.
 #[derive(Debug)]
@@ -84,6 +84,10 @@ impl core::hash::Hasher for IdHasher {
 #[derive(Debug)]
 pub struct Sessions {
     tick_ms: u64,
+    /// Sessions expire here.
+    expires: bool,
+    /// Sessions that are used through a learner, and which.
+    owners: HashMap<SessionId, LinkId, IdHash>,
     sessions: HashMap<SessionId, Session, IdHash>,
     /// Bucket end in ms to the sessions to look at then.
     buckets: BTreeMap<u64, Vec<SessionId>>,
@@ -93,7 +97,18 @@ impl Sessions {
     /// No sessions; buckets are `tick_ms` wide.
     pub fn new(tick_ms: u64) -> Sessions {
         assert!(tick_ms > 0, "a tick has a length");
-        Sessions { tick_ms, sessions: HashMap::default(), buckets: BTreeMap::new() }
+        Sessions {
+            tick_ms,
+            expires: true,
+            owners: HashMap::default(),
+            sessions: HashMap::default(),
+            buckets: BTreeMap::new(),
+        }
+    }
+
+    /// The sessions of a learner, which expires none.
+    pub fn of_learner(tick_ms: u64) -> Sessions {
+        Sessions { expires: false, ..Sessions::new(tick_ms) }
     }
 
     /// The session `id`, newly opened or newly learned of, heard of at `now`.
@@ -108,7 +123,9 @@ impl Sessions {
         let bucket_ms = self.bucket(now.as_ms(), timeout_ms);
         let session = Session { conn, timeout_ms, touch: touch.clone(), closing: false, bucket_ms };
         self.sessions.insert(id, session);
-        self.buckets.entry(bucket_ms).or_default().push(id);
+        if self.expires {
+            self.buckets.entry(bucket_ms).or_default().push(id);
+        }
         touch
     }
 
@@ -124,6 +141,9 @@ impl Sessions {
 
     /// The session is over.
     pub fn remove(&mut self, id: SessionId) -> Option<Session> {
+        if !self.owners.is_empty() {
+            self.owners.remove(&id);
+        }
         self.sessions.remove(&id)
     }
 
@@ -134,11 +154,57 @@ impl Sessions {
             s.timeout_ms = timeout_ms;
             s.touch.touch(now);
             // A later one is found when the bucket that it is in comes up, as after any touch.
-            if bucket_ms < s.bucket_ms {
+            if self.expires && bucket_ms < s.bucket_ms {
                 s.bucket_ms = bucket_ms;
                 self.buckets.entry(bucket_ms).or_default().push(id);
             }
         }
+    }
+
+    /// A learner reports that it has heard of a session.
+    pub fn heard(&mut self, id: SessionId, timeout_ms: i32, now: Instant) {
+        if self.sessions.get(&id).is_some_and(|s| s.timeout_ms == timeout_ms) {
+            self.sessions[&id].touch.touch(now);
+        } else {
+            self.renew(id, timeout_ms, now);
+        }
+    }
+
+    /// The sessions with a connection here that were heard of at `since_ms` or later, with their time-outs.
+    pub fn touched_since(&self, since_ms: u64) -> Vec<(SessionId, i32)> {
+        let is_it = |s: &Session| s.conn.is_some() && s.touch.last_ms() >= since_ms;
+        let mut all: Vec<_> =
+            self.sessions.iter().filter(|(_, s)| is_it(s)).map(|(&id, s)| (id, s.timeout_ms)).collect();
+        all.sort_unstable_by_key(|&(id, _)| id);
+        all
+    }
+
+    /// The learner through which a session is used; `None`: this server, or nobody yet.
+    pub fn owner(&self, id: SessionId) -> Option<LinkId> {
+        self.owners.get(&id).copied()
+    }
+
+    /// Whether any session is used through a learner.
+    pub fn any_owned(&self) -> bool {
+        !self.owners.is_empty()
+    }
+
+    /// A session is used through `link` from now on, or through this server.
+    pub fn set_owner(&mut self, id: SessionId, link: Option<LinkId>) {
+        match link {
+            Some(link) => {
+                self.owners.insert(id, link);
+            }
+            None if self.owners.is_empty() => {}
+            None => {
+                self.owners.remove(&id);
+            }
+        }
+    }
+
+    /// The learner is gone: its sessions belong to whoever uses them first.
+    pub fn forget_owner(&mut self, link: LinkId) {
+        self.owners.retain(|_, l| *l != link);
     }
 
     /// When the next bucket ends.

@@ -196,6 +196,12 @@ impl DurableEpochs {
         DurableEpochs { accepted, current }
     }
 
+    /// The epochs of a server that runs alone: the one of the end of its log, which is durable.
+    pub const fn of_log(history: Durable) -> DurableEpochs {
+        let epoch = history.upto.epoch();
+        DurableEpochs { accepted: epoch, current: epoch }
+    }
+
     /// The highest epoch that this server has promised to follow.
     pub const fn accepted(self) -> Epoch {
         self.accepted

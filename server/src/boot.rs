@@ -362,7 +362,6 @@ fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
     let ms = |n: u32| n.min(i32::MAX as u32) as i32;
     Config {
         me: ALONE,
-        verifier: zab::Verifier::majority(vec![ALONE]),
         tick_ms: u64::from(settings.sessions.tick_ms),
         session_timeout_ms: ms(settings.sessions.timeout_min_ms)..=ms(settings.sessions.timeout_max_ms),
         container_check_ms: u64::from(settings.tree.container_check_interval_ms),

@@ -115,6 +115,7 @@ enum Item {
     },
     Sync {
         conn: ConnId,
+        session: SessionId,
         xid: Xid,
         start: usize,
         end: usize,
@@ -333,12 +334,12 @@ impl Core {
     }
 
     /// A sync has taken its place in the gate.
-    pub fn submit_sync(&self, conn: ConnId, xid: Xid, path: &str) {
+    pub fn submit_sync(&self, conn: ConnId, session: SessionId, xid: Xid, path: &str) {
         let mut inbox = self.inbox.lock();
         let start = inbox.bytes.len();
         inbox.bytes.extend_from_slice(path.as_bytes());
         let end = inbox.bytes.len();
-        inbox.items.push(Item::Sync { conn, xid, start, end });
+        inbox.items.push(Item::Sync { conn, session, xid, start, end });
     }
 
     /// A connection is gone.
@@ -642,8 +643,9 @@ impl Item {
                 op: *op,
                 body: &bytes[*start..*end],
             },
-            Item::Sync { conn, xid, start, end } => Input::Sync {
+            Item::Sync { conn, session, xid, start, end } => Input::Sync {
                 conn: *conn,
+                session: *session,
                 xid: *xid,
                 path: std::str::from_utf8(&bytes[*start..*end]).expect("it was copied from a str"),
             },

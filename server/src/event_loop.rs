@@ -665,7 +665,7 @@ impl Owned {
             OpCode::Sync => match r.string() {
                 Ok(path) if !core.is_log_full() => {
                     state.gate.admit_ordered(header.xid, header.op, now);
-                    core.submit_sync(conn.id, header.xid, path.as_deref().unwrap_or(""));
+                    core.submit_sync(conn.id, session.id, header.xid, path.as_deref().unwrap_or(""));
                     true
                 }
                 _ => false,

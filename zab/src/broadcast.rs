@@ -90,13 +90,34 @@ impl Broadcast {
         self.ack(self.me, durable.upto())
     }
 
-    /// `from` has acknowledged everything up to `upto`. Acknowledgements of servers that don't vote, of
-    /// zxids never proposed and of the past count for nothing.
+    /// `from` has acknowledged everything up to `upto`. Acknowledgements of servers that don't vote or have not joined,
+    /// of zxids never proposed and of the past count for nothing.
     pub fn peer_ack(&mut self, from: ServerId, upto: Zxid) -> Option<Committed> {
-        if !self.verifier.is_voter(from) || from == self.me || upto > self.proposed {
+        if from == self.me || upto > self.proposed || !self.acked.contains_key(&from) {
             return None;
         }
         self.ack(from, upto)
+    }
+
+    /// `server` has taken over the history up to `upto`, durably, and the epoch: its acknowledgements count from now on.
+    pub fn joined(&mut self, server: ServerId, upto: Zxid) -> Option<Committed> {
+        if !self.verifier.is_voter(server) {
+            return None;
+        }
+        self.acked.insert(server, Zxid::ZERO);
+        self.peer_ack(server, upto.min(self.proposed))
+    }
+
+    /// `server` is gone: what it comes back with is found out then, and may be less.
+    pub fn left(&mut self, server: ServerId) {
+        if server != self.me {
+            self.acked.remove(&server);
+        }
+    }
+
+    /// What `server` has acknowledged since it joined.
+    pub fn acked(&self, server: ServerId) -> Option<Zxid> {
+        self.acked.get(&server).copied()
     }
 
     /// The last zxid that was proposed.
@@ -147,6 +168,7 @@ mod tests {
 
     fn leader_of(n: i64) -> Broadcast {
         let mut b = Broadcast::new(ServerId(1), Verifier::majority((1..=n).map(ServerId).collect()), z(0));
+        (2..=n).for_each(|s| assert_eq!(b.joined(ServerId(s), z(0)), None));
         for i in 1..=5 {
             b.propose(z(i));
         }
@@ -181,6 +203,20 @@ mod tests {
         assert_eq!(b.peer_ack(ServerId(9), z(5)), None);
         assert_eq!(b.peer_ack(ServerId(2), z(6)), None);
         assert_eq!(b.peer_ack(ServerId(2), z(1)).map(Committed::upto), Some(z(1)));
+    }
+
+    #[test]
+    fn who_comes_back_starts_again() {
+        let mut b = leader_of(3);
+        assert_eq!(b.own_ack(durable(5)), None);
+        b.left(ServerId(2));
+        assert_eq!(b.peer_ack(ServerId(2), z(5)), None, "it has not joined");
+        assert_eq!(b.joined(ServerId(2), z(0)), None);
+        assert_eq!(b.joined(ServerId(9), z(5)), None, "nor does it vote");
+        assert_eq!(b.peer_ack(ServerId(2), z(3)).map(Committed::upto), Some(z(3)));
+        b.left(ServerId(2));
+        assert_eq!((b.committed(), b.acked(ServerId(2))), (z(3), None), "committed stays committed");
+        assert_eq!(b.joined(ServerId(2), z(4)).map(Committed::upto), Some(z(4)));
     }
 
     #[test]

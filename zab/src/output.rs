@@ -75,6 +75,13 @@ pub enum Output {
         /// One or more whole packets.
         packets: Vec<u8>,
     },
+    /// The same encoded packets to each of the links.
+    SendAll {
+        /// Through these links.
+        links: Arc<[LinkId]>,
+        /// One or more whole packets.
+        packets: Arc<[u8]>,
+    },
     /// One PROPOSAL for each record, to each of the links.
     Propose {
         /// Through these links.
@@ -146,6 +153,8 @@ pub enum Output {
     /// Clients may be served from now on, or may not: then all their connections are to be closed at once. At the start
     /// of an ensemble's server they may not.
     Serve(Service),
+    /// Something that the log of the server should tell its operator.
+    Note(&'static str),
 }
 
 /// What a server does for clients.

@@ -142,6 +142,11 @@ impl Applier {
         Ok(())
     }
 
+    /// The tree that was imported is exact now: everything that its walk can have seen is applied.
+    pub fn settle(&mut self) {
+        self.fuzzy = None;
+    }
+
     /// Raises the last applied zxid without a txn: a new leader's epoch begins at counter 0.
     pub fn advance(&mut self, to: Zxid) {
         let mut mark = self.tree.mark.lock();

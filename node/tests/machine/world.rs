@@ -147,7 +147,6 @@ pub struct World {
 pub fn config() -> Config {
     Config {
         me: ServerId(1),
-        verifier: zab::Verifier::majority(vec![ServerId(1)]),
         tick_ms: TICK_MS,
         session_timeout_ms: 2_000..=20_000,
         container_check_ms: 60_000,
@@ -330,7 +329,8 @@ impl World {
         self.hear(conn);
         let now = self.now;
         self.lines.on(conn, |line| line.gate.admit_ordered(Xid(xid), OpCode::Sync.wire(), now));
-        self.step(Input::Sync { conn, xid: Xid(xid), path });
+        let session = self.session(conn).unwrap();
+        self.step(Input::Sync { conn, session, xid: Xid(xid), path });
     }
 
     pub fn read(&mut self, conn: ConnId, xid: i32, op: OpCode, body: &[u8]) {

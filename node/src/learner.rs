@@ -1,0 +1,254 @@
+//! The learner's pipeline: what its clients ask is forwarded, and answered when the leader's records are applied here.
+//!
+//! Every request that is forwarded becomes exactly one record, and the leader takes the requests of one learner in
+//! their order. So the oldest forwarded request waits for the next record of its session and number.
+
+use crate::machine::{Clients, CloseReason, Handshake, Node, Now, Origin};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use engine::Identity;
+use proto::client::{OpCode, WriteOp, WriteReply};
+use proto::jute::{Put, Reader};
+use proto::peer::{AuthIds, FromLeader, FromLearner};
+use proto::txn::{TxnHeader, kind};
+use proto::{ConnId, LinkId, SessionId, Xid, Zxid};
+
+/// A request that is with the leader.
+#[derive(Debug)]
+struct Forwarded {
+    session: SessionId,
+    cxid: Xid,
+    op: OpCode,
+    bytes: usize,
+    origin: Origin,
+}
+
+/// A sync that is with the leader, or is answered and waits for what was committed before.
+#[derive(Debug)]
+struct ForwardedSync {
+    conn: ConnId,
+    xid: Xid,
+    path: Box<str>,
+    /// What has to be applied; `None`: not answered yet.
+    after: Option<Zxid>,
+}
+
+/// What a learner has asked its leader.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    requests: VecDeque<Forwarded>,
+    syncs: VecDeque<ForwardedSync>,
+    /// Who waits for the answer whether a session lives, oldest first, with the time-out asked for.
+    revalidations: BTreeMap<SessionId, VecDeque<(ConnId, i32)>>,
+    /// Sessions whose connection is gone since the last ping: their last sign of life is still to be told.
+    gone: BTreeMap<SessionId, i32>,
+    /// The last ping was answered then, in ms; what was touched before was told.
+    told_ms: u64,
+}
+
+impl Asked {
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    pub fn last_touch(&mut self, session: SessionId, timeout_ms: i32) {
+        self.gone.insert(session, timeout_ms);
+    }
+
+    pub fn disconnected(&mut self, conn: ConnId) {
+        for waiting in self.revalidations.values_mut() {
+            for (c, _) in waiting.iter_mut().filter(|(c, _)| *c == conn) {
+                // The answer still comes: its place stays.
+                *c = GONE;
+            }
+        }
+    }
+}
+
+/// A connection that is none.
+const GONE: ConnId = ConnId(u64::MAX);
+
+impl Node {
+    fn forward(&mut self, packet: &FromLearner<'_>) {
+        if let Some(link) = self.zab.leader_link() {
+            let mut bytes = Vec::new();
+            packet.encode(&mut bytes);
+            self.zab.send(link, bytes);
+        }
+    }
+
+    pub(crate) fn forward_new_session(&mut self, conn: ConnId, session: SessionId, timeout_ms: i32) {
+        let op = OpCode::CreateSession;
+        let body = timeout_ms.to_be_bytes();
+        self.forward(&FromLearner::Request {
+            session,
+            cxid: Xid(0),
+            op: op.wire(),
+            body: &body,
+            auth: AuthIds::NULL,
+        });
+        let origin = Origin::Handshake { conn };
+        self.asked.requests.push_back(Forwarded { session, cxid: Xid(0), op, bytes: 0, origin });
+    }
+
+    pub(crate) fn revalidate(&mut self, conn: ConnId, session: SessionId, timeout_ms: i32) {
+        self.forward(&FromLearner::Revalidate { session, timeout_ms });
+        self.asked.revalidations.entry(session).or_default().push_back((conn, timeout_ms));
+    }
+
+    pub(crate) fn forward_write(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        xid: Xid,
+        identity: &Identity,
+        op: OpCode,
+        body: &[u8],
+    ) {
+        let mut ids = Vec::new();
+        AuthIds::encode(identity.ids().iter(), &mut ids);
+        let auth = AuthIds::decode(&mut Reader::new(&ids)).expect("it was just encoded");
+        // A leader must never get a body that it can't decode: Apache's would use a zxid twice and stand still. A multi is
+        // the exception: it fails as a whole, and properly.
+        assert!(
+            matches!(WriteOp::decode(op, &mut Reader::new(body)), Some(Ok(_))),
+            "the connection decoded this body before it took a place in the gate"
+        );
+        let body = if op == OpCode::CloseSession { &[] } else { body };
+        self.forward(&FromLearner::Request { session, cxid: xid, op: op.wire(), body, auth });
+        self.in_flight_bytes += body.len();
+        let origin = Origin::Client { conn, xid };
+        self.asked.requests.push_back(Forwarded { session, cxid: xid, op, bytes: body.len(), origin });
+    }
+
+    pub(crate) fn forward_sync(&mut self, conn: ConnId, session: SessionId, xid: Xid, path: &str) {
+        let mut body = Vec::new();
+        body.put_str(path);
+        self.forward(&FromLearner::Request {
+            session,
+            cxid: xid,
+            op: OpCode::Sync.wire(),
+            body: &body,
+            auth: AuthIds::NULL,
+        });
+        self.asked.syncs.push_back(ForwardedSync { conn, xid, path: path.into(), after: None });
+        // The leader's answer may come behind records of later requests.
+        self.held.entry(conn).or_default();
+    }
+
+    pub(crate) fn handle_leader(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        packet: FromLeader<'_>,
+        clients: &dyn Clients,
+    ) {
+        let serves = self.zab.leader_link() == Some(link);
+        match &packet {
+            FromLeader::Ping { zxid } if serves => self.answer_ping(now, *zxid),
+            FromLeader::Sync if serves => {
+                let after = self.zab.committed();
+                if let Some(oldest) = self.asked.syncs.iter_mut().find(|s| s.after.is_none()) {
+                    oldest.after = Some(after);
+                }
+            }
+            FromLeader::Revalidate { session, valid } if serves => {
+                self.revalidated(now, *session, *valid, clients);
+            }
+            // What is logged must be applicable.
+            FromLeader::Proposal { record, .. }
+            | FromLeader::Inform { record, .. }
+            | FromLeader::InformAndActivate { record, .. }
+                if proto::txn::Record::decode(record).is_err() =>
+            {
+                return self.zab.close(now.mono, link, "the leader sent a record that can't be decoded");
+            }
+            _ => {}
+        }
+        self.zab.from_leader(now.mono, link, packet);
+    }
+
+    /// The sessions that were heard of since the last ping. What has just been created or has moved here is among them.
+    fn answer_ping(&mut self, now: Now, zxid: Zxid) {
+        let since = self.asked.told_ms;
+        let mut touched = self.sessions.touched_since(since);
+        touched.extend(core::mem::take(&mut self.asked.gone));
+        self.asked.told_ms = now.mono.as_ms();
+        if let Some(link) = self.zab.leader_link() {
+            let mut packet = Vec::new();
+            FromLearner::encode_ping(zxid, touched.into_iter(), &mut packet);
+            self.zab.send(link, packet);
+        }
+    }
+
+    fn revalidated(&mut self, now: Now, session: SessionId, valid: bool, clients: &dyn Clients) {
+        let Some(waiting) = self.asked.revalidations.get_mut(&session) else { return };
+        let Some((conn, timeout_ms)) = waiting.pop_front() else { return };
+        if waiting.is_empty() {
+            self.asked.revalidations.remove(&session);
+        }
+        if conn == GONE {
+            return;
+        }
+        if !valid {
+            return clients.connected(conn, Handshake::Refused);
+        }
+        if self.sessions.get(session).is_none() {
+            self.sessions.insert(session, timeout_ms, None, now.mono);
+        }
+        self.attach(now, conn, session, timeout_ms, clients);
+    }
+
+    /// Whose request has become this record.
+    pub(crate) fn answered(&mut self, record: &[u8], clients: &dyn Clients) -> Origin {
+        let Some(header) = TxnHeader::decode(&mut Reader::new(record)).ok() else { return Origin::Server };
+        let is_it = |f: &Forwarded| {
+            f.session == header.session
+                && f.cxid == header.cxid
+                && (header.kind == kind::ERROR || is_of(f.op, header.kind))
+        };
+        let Some(place) = self.asked.requests.iter().take(LOOK_AHEAD).position(is_it) else {
+            return Origin::Server;
+        };
+        // What stands before it was lost by the leader: nobody will ever answer it.
+        for _ in 0..place {
+            if let Some(lost) = self.asked.requests.pop_front() {
+                self.in_flight_bytes -= lost.bytes;
+                match lost.origin {
+                    Origin::Client { conn, .. } | Origin::Handshake { conn } => {
+                        clients.close(conn, CloseReason::NotServing);
+                    }
+                    Origin::Server => {}
+                }
+            }
+        }
+        let Some(found) = self.asked.requests.pop_front() else { return Origin::Server };
+        self.in_flight_bytes -= found.bytes;
+        found.origin
+    }
+
+    /// Syncs that the leader has answered, and whose records are applied.
+    pub(crate) fn release_forwarded_syncs(&mut self, now: Now, clients: &dyn Clients) {
+        while let Some(sync) = self.asked.syncs.front()
+            && sync.after.is_some_and(|after| after <= self.tree.applied())
+            && let Some(done) = self.asked.syncs.pop_front()
+        {
+            clients.reply(done.conn, done.xid, self.tree.applied(), &WriteReply::Path(&done.path));
+            self.release_held(now, done.conn, clients);
+        }
+    }
+}
+
+/// How many forwarded requests are looked at for the one that a record answers. It is the first unless a leader has
+/// lost some.
+const LOOK_AHEAD: usize = 64;
+
+/// Whether a request of `op` becomes a txn of type `kind`, if it does not fail.
+fn is_of(op: OpCode, txn_kind: i32) -> bool {
+    match op {
+        OpCode::CreateSession => txn_kind == kind::CREATE_SESSION,
+        OpCode::CloseSession => txn_kind == kind::CLOSE_SESSION,
+        _ => txn_kind == op.wire(),
+    }
+}

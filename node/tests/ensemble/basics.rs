@@ -1,0 +1,173 @@
+//! One thing at a time.
+
+use crate::world::*;
+use node::Service;
+use proto::client::OpCode;
+use proto::{Code, SessionId, Zxid};
+
+const EPHEMERAL: i32 = 1;
+
+fn started(servers: usize, observers: usize) -> World {
+    let mut w = World::new(servers, observers, 1);
+    w.start_all();
+    w.until(1_000, "an ensemble", |w| w.all_serve());
+    w
+}
+
+#[test]
+fn three_servers_elect_the_one_with_the_highest_id_and_serve() {
+    let mut w = started(3, 0);
+    assert_eq!(w.leader(), Some(2));
+    for s in 0..3 {
+        let (c, _) = w.connect(s, 5_000);
+        assert_eq!(w.done(c, OpCode::Create, &create(&format!("/from{s}"), 0)), Ok(format!("/from{s}")));
+        assert!(w.exists(s, &format!("/from{s}")), "a session reads its own writes");
+    }
+    w.run(50);
+    assert!(w.all_equal());
+    assert!((0..3).all(|s| w.exists(s, "/from0") && w.exists(s, "/from1") && w.exists(s, "/from2")));
+    w.acked_is_durable();
+}
+
+#[test]
+fn after_the_leader_is_killed_another_one_serves_at_once() {
+    let mut w = started(3, 0);
+    let (c, session) = w.connect(0, 5_000);
+    w.done(c, OpCode::Create, &create("/a", 0)).unwrap();
+    let old = w.leader().unwrap();
+    w.crash(old);
+    let ms = w.until(500, "another leader", |w| w.leader().is_some() && w.is_serving(0) && w.is_serving(1));
+    assert!(ms < 50, "nobody waits for a server that is known to be dead: {ms} ms");
+    let again = w.dial(0, session, 5_000, Zxid::ZERO);
+    w.until(100, "the session", |w| w.session(again) == Some(session));
+    assert!(w.exists(0, "/a"));
+    w.done(again, OpCode::Create, &create("/b", 0)).unwrap();
+    w.start(old);
+    w.until(1_000, "the old leader follows", |w| w.all_serve());
+    w.run(50);
+    assert!(w.all_equal() && w.exists(old, "/b"));
+}
+
+#[test]
+fn a_minority_serves_nobody() {
+    let mut w = started(3, 0);
+    let leader = w.leader().unwrap();
+    let (c, _) = w.connect(leader, 5_000);
+    for s in (0..3).filter(|&s| s != leader) {
+        w.crash(s);
+    }
+    w.write(c, 1, OpCode::Create, &create("/lost", 0));
+    w.run(3_000);
+    assert_eq!(w.leader(), None);
+    assert!(w.seen(c).iter().all(|s| !matches!(s, Seen::Reply { .. })));
+    assert!(w.is_closed(c));
+    assert!(!w.exists(leader, "/lost"), "what no quorum has is not shown");
+}
+
+#[test]
+fn an_observer_follows_and_forwards_and_does_not_count() {
+    let mut w = started(4, 1);
+    assert_eq!(w.up(3).serving, Service::Observing);
+    let (c, _) = w.connect(3, 5_000);
+    w.done(c, OpCode::Create, &create("/o", EPHEMERAL)).unwrap();
+    assert!(w.exists(3, "/o"));
+    w.crash(0);
+    w.run(20);
+    w.done(c, OpCode::Create, &create("/p", 0)).unwrap();
+    w.crash(1);
+    w.write(c, 9, OpCode::Create, &create("/q", 0));
+    w.run(2_000);
+    assert!(!w.exists(3, "/q"));
+    assert_eq!(w.up(3).serving, Service::None);
+}
+
+#[test]
+fn sessions_live_on_any_server_and_expire_by_the_leader() {
+    let mut w = started(3, 0);
+    let (a, sa) = w.connect(0, 1_000);
+    let (b, sb) = w.connect(1, 400);
+    w.done(a, OpCode::Create, &create("/a", EPHEMERAL)).unwrap();
+    w.done(b, OpCode::Create, &create("/b", EPHEMERAL)).unwrap();
+    // One pings, the other one is silent.
+    for _ in 0..20 {
+        w.hear(a);
+        w.run(100);
+    }
+    assert!(w.exists(2, "/a") && !w.exists(2, "/b"));
+    assert!(w.is_closed(b) && !w.is_closed(a));
+    let late = w.dial(2, sb, 400, Zxid::ZERO);
+    w.run(20);
+    assert_eq!(w.seen(late), [Seen::Refused]);
+    // It moves: the old connection is worth nothing any more.
+    let moved = w.dial(1, sa, 1_000, Zxid::ZERO);
+    w.until(100, "the session moves", |w| w.session(moved) == Some(sa));
+    w.write(a, 3, OpCode::Create, &create("/x", 0));
+    w.done(moved, OpCode::Create, &create("/y", 0)).unwrap();
+    w.run(50);
+    assert!(w.is_closed(a) && !w.exists(0, "/x"));
+    assert!(w.seen(a).contains(&Seen::Reply {
+        xid: 3,
+        zxid: zxid_of(&w, "/y", -1),
+        result: Err(Code::SessionMoved)
+    }));
+    w.hang_up(moved);
+    let home = w.dial(w.leader().unwrap(), sa, 1_000, Zxid::ZERO);
+    w.until(100, "the session moves to the leader", |w| w.session(home) == Some(sa));
+    w.done(home, OpCode::CloseSession, &[]).unwrap();
+    w.run(50);
+    assert!((0..3).all(|s| !w.exists(s, "/a")));
+    let _ = SessionId::NONE;
+}
+
+fn zxid_of(w: &World, path: &str, offset: i64) -> Zxid {
+    let z = w.up(0).tree.peek(path, |n| n.unwrap().stat.czxid);
+    Zxid::from_wire(z + offset)
+}
+
+#[test]
+fn syncs_are_answered_in_order_on_every_server() {
+    let mut w = started(3, 0);
+    for s in 0..3 {
+        let (c, _) = w.connect(s, 5_000);
+        w.write(c, 1, OpCode::Create, &create(&format!("/{s}"), 0));
+        w.write(c, 2, OpCode::Sync, &[]);
+        w.write(c, 3, OpCode::Create, &create(&format!("/{s}/x"), 0));
+        w.write(c, 4, OpCode::Sync, &[]);
+        w.write(c, 5, OpCode::Sync, &[]);
+        w.write(c, 6, OpCode::Delete, &delete(&format!("/{s}/x")));
+        w.run(30);
+        let xids: Vec<i32> = w
+            .seen(c)
+            .iter()
+            .filter_map(|s| if let Seen::Reply { xid, result: Ok(_), .. } = s { Some(*xid) } else { None })
+            .collect();
+        assert_eq!(xids, [1, 2, 3, 4, 5, 6], "server {s}");
+    }
+}
+
+fn delete(path: &str) -> Vec<u8> {
+    use proto::jute::Put;
+    let mut out = Vec::new();
+    out.put_str(path);
+    out.put_i32(-1);
+    out
+}
+
+#[test]
+fn a_leader_that_is_cut_off_confirms_no_sync() {
+    let mut w = started(3, 0);
+    let leader = w.leader().unwrap();
+    let (c, _) = w.connect(leader, 5_000);
+    w.run(20);
+    for s in (0..3).filter(|&s| s != leader) {
+        w.cut(leader, s);
+    }
+    w.write(c, 1, OpCode::Sync, &[]);
+    w.run(30);
+    assert!(w.leader().is_some());
+    assert_eq!(w.seen(c).iter().filter(|s| matches!(s, Seen::Reply { .. })).count(), 0);
+    w.run(2_000);
+    assert!(w.is_closed(c));
+    w.heal();
+    w.until(2_000, "everybody is back", |w| w.all_serve());
+}
