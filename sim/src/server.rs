@@ -409,7 +409,6 @@ impl Server {
         let tick = self.setting.tick_ms;
         Config {
             me: ServerId(self.id as i64 + 1),
-            verifier: zab::Verifier::majority(vec![ServerId(self.id as i64 + 1)]),
             tick_ms: tick,
             session_timeout_ms: 2 * tick as i32..=20 * tick as i32,
             container_check_ms: 3 * tick,
@@ -920,7 +919,7 @@ impl Server {
             lines.answer(conn, payload);
         } else if op == OpCode::Sync {
             let path = Reader::new(body).string().ok().flatten().unwrap_or_default();
-            let input = Input::Sync { conn: ConnId(conn), xid: header.xid, path: &path };
+            let input = Input::Sync { conn: ConnId(conn), session, xid: header.xid, path: &path };
             p.node.step(now, input, &*lines);
         } else {
             let identity = lines.identity();
