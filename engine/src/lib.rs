@@ -70,6 +70,6 @@ pub use acl::Identity;
 pub use config::TreeConfig;
 pub use prep::{Prep, PrepConfig, PrepRequest};
 pub use tree::{
-    Applier, ApplyError, Asker, Audience, ImportError, Importer, LinkError, NodeView, Outbox, QuotaView,
-    Settled, Tree, TreeStats, Walk, WalkKind, WalkPart, WatchSummary, new,
+    Applier, ApplyError, Asker, Audience, ChildPage, ImportError, Importer, LinkError, NodePage, NodeView,
+    Outbox, QuotaView, Settled, Tree, TreeStats, Walk, WalkKind, WalkPart, WatchSummary, new,
 };

@@ -9,9 +9,11 @@
 //!   unknown name of this host while only this machine may ask (a page elsewhere can make a name point here);
 //! - commands that Apache protects need its credential, and so does what changes the log.
 
+mod api;
 mod commands;
 mod health;
 pub mod json;
+mod page;
 mod snapshot;
 
 pub use commands::names as command_names;
@@ -301,6 +303,10 @@ fn route(shared: &Arc<Shared>, door: Door, from: SocketAddr, head: &hyper::http:
     match path {
         "/livez" if !post => live(shared),
         "/readyz" if !post => ready(shared),
+        "/" if !post => page::answer(),
+        "/api/live" | "/api/children" | "/api/node" if !post => {
+            api::answer(shared, path, &query, authorization(&head.headers), from.ip())
+        }
         _ => match path.strip_prefix(url) {
             Some("" | "/") if !post => Answer::html(200, commands::index(url)),
             Some(name) if name.starts_with('/') && !name[1..].contains('/') => {
@@ -409,6 +415,11 @@ pub enum AnswerBody {
 impl Answer {
     fn new(status: u16, kind: &'static str, body: Vec<u8>) -> Answer {
         Answer { status, kind, body: AnswerBody::Whole(Some(body.into())), headers: Vec::new() }
+    }
+
+    /// JSON for programs.
+    fn compact(status: u16, json: &Json) -> Answer {
+        Answer::new(status, "application/json", json.compact().into_bytes())
     }
 
     /// JSON, indented.

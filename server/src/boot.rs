@@ -225,6 +225,10 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         let core = core.clone();
         move || core.log.run_snapshots(&core)
     })?;
+    if settings.operations.detailed_metrics {
+        let core = core.clone();
+        spawn("history".into(), move || core.history.run(&core))?;
+    }
     match address {
         Some(address) => tracing::info!(version = version::FULL_NUMBER, "serving clients on {address}"),
         None => tracing::warn!("there is no clientPort: nobody can reach this server"),

@@ -7,6 +7,7 @@ use crate::accounting::{Gone, Namespaces};
 use crate::audit;
 use crate::conn::{AttachedSession, Conn, ConnTable};
 use crate::event_loop::{LoopHandle, Message};
+use crate::history::History;
 use crate::limits;
 use crate::log::LogQueue;
 use crate::outlet::Flush;
@@ -63,6 +64,8 @@ pub struct Core {
     pub gone: Gone,
     /// Batches in flight, and requests that took too long.
     pub requests: Requests,
+    /// The last minutes.
+    pub history: History,
     /// Requests that wait for their reply.
     pub outstanding: AtomicUsize,
     /// The server stops.
@@ -210,6 +213,7 @@ impl Core {
             namespaces: Namespaces::new(loops.len()),
             gone: Gone::default(),
             requests,
+            history: History::default(),
             loops,
             saturated: AtomicBool::new(false),
             log_full: AtomicBool::new(false),

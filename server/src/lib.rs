@@ -30,6 +30,7 @@ pub mod conn;
 pub mod core;
 pub mod event_loop;
 pub mod fourletter;
+pub mod history;
 pub mod import;
 pub mod limits;
 pub mod log;

@@ -81,3 +81,24 @@ pub const SLOW_LOG_INTERVAL: std::time::Duration = std::time::Duration::from_sec
 
 /// Paths and clients in metrics and on the page: what a dashboard can show, and a series' cost can bear.
 pub const TOP: usize = 16;
+
+/// How often the history looks.
+pub const SAMPLE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Seconds of history: ten minutes, what a page shows. A megabyte.
+pub const SAMPLES: usize = 600;
+
+/// Standstills that are kept to be shown.
+pub const STALLS: usize = 64;
+
+/// A wait that is told of, ms: longer than a busy disk or scheduler explains, shorter than a session's time-out.
+pub const STALL_MS: u64 = 500;
+
+/// Between two lines about standstills.
+pub const STALL_LOG_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Children in one page of the tree browser at most.
+pub const CHILD_PAGE: usize = 500;
+
+/// Bytes of a value that the tree browser shows.
+pub const SHOWN_VALUE_BYTES: usize = 64 << 10;

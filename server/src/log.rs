@@ -201,6 +201,14 @@ impl LogQueue {
         }
     }
 
+    /// How long the durable write that is in flight has taken so far, ns.
+    pub fn writing_for(&self, now: proto::Instant) -> Option<u64> {
+        match self.writing_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(now.0.saturating_sub(since)),
+        }
+    }
+
     /// Ends the process if a durable write never comes back; called now and then by an event loop.
     pub fn watch(&self, now: proto::Instant) {
         let since = self.writing_since.load(Ordering::Relaxed);

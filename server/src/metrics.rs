@@ -230,6 +230,13 @@ pub struct Process {
 }
 
 impl Process {
+    /// Processor time of the process so far, s.
+    pub fn read_cpu() -> f64 {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        fields.skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum::<f64>() / 100.0
+    }
+
     /// Reads `/proc/self`; what can't be read is 0.
     pub fn read() -> Process {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

@@ -354,6 +354,19 @@ impl ServerStats {
         self.shards.iter().map(|s| s.ops[op_cell(op)].load(Relaxed)).sum()
     }
 
+    /// What a measure, by its number, has counted since the start, whatever was reset.
+    pub fn total(&self, i: usize) -> Counted {
+        let mut out = Counted::default();
+        self.shards.iter().for_each(|s| s.measures[i].collect(&mut out, s.generation.load(Relaxed)));
+        out
+    }
+
+    /// What a counter has counted since the start, whatever was reset.
+    pub fn total_of(&self, counter: Counter) -> u64 {
+        let i = counter as usize;
+        self.shards.iter().fold(0_u64, |sum, s| sum.wrapping_add(s.counters[i].load(Relaxed)))
+    }
+
     /// What was measured.
     pub fn measured(&self, what: Measure) -> Counted {
         self.counted(what as usize)

@@ -505,3 +505,69 @@ fn what_does_not_belong_is_refused_and_harms_nothing() {
     let mut client = Client::connect(server.port, 10_000);
     assert_eq!(client.get("/load", false).unwrap().0, b"49", "nothing has changed");
 }
+
+#[test]
+fn the_page_is_one_file_that_lets_nothing_else_run_and_shows_what_may_be_read() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ADMIN));
+    some_load(server.port);
+    let mut client = Client::connect(server.port, 10_000);
+    client.create("/json", b"{\"a\":1}", 0).unwrap();
+    client.create("/closed", b"secret", 0).unwrap();
+    client.create("/closed/child", b"", 0).unwrap();
+    let hash = engine::acl::DigestScheme::default().id_of("u:pw");
+    set_acl(&mut client, "/closed", 31, "digest", &hash);
+    let page = http(server.admin, "GET", "/", &[]);
+    assert_eq!((page.status, page.header("x-frame-options")), (200, Some("DENY")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    let text = page.text();
+    let outside = ["http://", "https://", "src=", "@import", "url(", " style=", "onclick=\""];
+    assert!(
+        outside.iter().all(|what| !text.contains(what)),
+        "something comes from elsewhere, or the policy stops it"
+    );
+    let get = |path: &str, headers: &[&str]| http(server.admin, "GET", path, headers);
+    let live = loop {
+        let live = get("/api/live", &[]).json();
+        if live["samples"].as_array().is_some_and(|s| s.len() > 1) {
+            break live;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!(live["members"][0]["role"], "standalone");
+    assert!(live["namespaces"].as_array().unwrap().iter().any(|n| n["name"] == "/load"), "{live}");
+    assert_eq!(live["clients"][0]["address"], "127.0.0.1");
+    let n = live["samples"][0]["n"].as_u64().unwrap();
+    let later = get(&format!("/api/live?since={n}"), &[]).json();
+    assert!(later["samples"].as_array().unwrap().iter().all(|s| s["n"].as_u64().unwrap() > n));
+    let names = |j: &serde_json::Value| -> Vec<String> {
+        j["children"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let root = get("/api/children?path=/&limit=2", &[]).json();
+    assert_eq!(
+        (names(&root), root["more"].as_bool(), root["total"].as_u64()),
+        (vec!["closed".into(), "json".into()], Some(true), Some(4))
+    );
+    assert_eq!(names(&get("/api/children?path=/&after=json", &[]).json()), ["load", "zookeeper"]);
+    let node = get("/api/node?path=%2Fjson", &[]).json();
+    assert_eq!(
+        (node["base64"].as_str(), node["stat"]["dataLength"].as_i64()),
+        (Some("eyJhIjoxfQ=="), Some(7))
+    );
+    // What its ACL hides stays hidden, and shows with the credential.
+    assert_eq!(get("/api/children?path=/closed", &[]).status, 403);
+    assert_eq!(get("/api/node?path=/closed", &[]).json()["unreadable"], true);
+    let credential = ["Authorization: digest u:pw"];
+    assert_eq!(names(&get("/api/children?path=/closed", &credential).json()), ["child"]);
+    assert_eq!(get("/api/node?path=/closed", &credential).json()["base64"], "c2VjcmV0");
+    assert_eq!(get("/api/node?path=/closed", &["Authorization: nonsense"]).status, 401);
+    assert_eq!(get("/api/node?path=/none", &[]).status, 404);
+    for bad in ["", "//", "/../..", "/a/", "x", "%00", "/%ff"] {
+        assert!(matches!(get(&format!("/api/node?path={bad}"), &[]).status, 200 | 404), "{bad}");
+    }
+    assert_eq!(http(server.admin, "POST", "/api/live", &[]).status, 404);
+}

@@ -7,6 +7,7 @@
 
 pub(crate) mod acls;
 mod apply;
+mod browse;
 pub(crate) mod hash;
 mod import;
 mod names;
@@ -19,6 +20,7 @@ mod shard;
 mod walk;
 
 pub use apply::{Applier, ApplyError, Settled};
+pub use browse::{ChildPage, NodePage};
 pub use import::{ImportError, Importer, LinkError};
 pub use report::{TreeStats, WatchSummary};
 pub use walk::{Walk, WalkKind, WalkPart};

@@ -236,3 +236,36 @@ fn many_children() {
     assert_eq!(names(&body), ["zookeeper"]);
     assert_eq!(w.apply(&w.encode(20_000, Txn::Check { path: "/".into(), version: 0 }, None)), Said::Empty);
 }
+
+#[test]
+fn pages_show_what_reads_would_show() {
+    let mut w = world();
+    w.create("/many");
+    for i in 0..1000 {
+        w.create(&format!("/many/n{i:04}"));
+    }
+    let anyone = Identity::of_address("127.0.0.1".parse().unwrap());
+    let user = Identity::new(vec![Id::new("digest", "u:hash")]);
+    let page = |after: &str, prefix: &str| w.tree.child_page("/many", &anyone, after, prefix, 10).unwrap();
+    let first = page("", "");
+    assert_eq!((first.names.len(), first.more, first.total), (10, true, 1000));
+    assert_eq!((&*first.names[0], &*first.names[9]), ("n0000", "n0009"));
+    assert_eq!(&*page("n0009", "").names[0], "n0010", "the next page goes on behind");
+    let last = page("n0989", "");
+    assert_eq!((last.names.len(), last.more), (10, false));
+    assert_eq!(page("n0999", "").names.len(), 0);
+    assert_eq!(page("", "n05").names[0], "n0500".into());
+    assert_eq!(w.tree.child_page("/own", &anyone, "", "", 10), Err(proto::Code::NoAuth));
+    assert!(w.tree.child_page("/own", &user, "", "", 10).is_ok());
+    assert_eq!(w.tree.child_page("/none", &user, "", "", 10), Err(proto::Code::NoNode));
+    let hidden = w.tree.node_page("/own", &anyone, 100).unwrap();
+    assert_eq!((hidden.data, hidden.acl), (None, None));
+    let shown = w.tree.node_page("/own", &user, 3).unwrap();
+    assert_eq!((shown.data.as_deref(), shown.stat.data_length), (Some(&b"sec"[..]), 6));
+    let text = |acl: Option<Vec<u8>>| String::from_utf8_lossy(&acl.unwrap()).into_owned();
+    assert!(
+        !text(w.tree.node_page("/mixed", &anyone, 0).unwrap().acl).contains("u:hash"),
+        "hashes are hidden"
+    );
+    assert!(text(w.tree.node_page("/mixed", &user, 0).unwrap().acl).contains("u:hash"));
+}
