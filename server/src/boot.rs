@@ -11,6 +11,7 @@ use crate::core::{Clock, Core, wall_now};
 use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
+use crate::service_manager;
 use crate::snapshots::{Snapshots, cluster_bytes};
 use crate::stats::Measure;
 use crate::version;
@@ -238,6 +239,9 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     if core.settings.operations.audit {
         audit::server("serverStart", "success");
     }
+    let serving = address
+        .map_or("no clientPort: nobody can reach this server".into(), |a| format!("serving clients on {a}"));
+    service_manager::ready(&core, &serving)?;
 
     wait_for_signal()?;
     tracing::info!("stopping");
@@ -245,6 +249,7 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         audit::server("serverStop", "invoked");
     }
     admin.progress.enter(Phase::Stopping, 0);
+    service_manager::stopping();
     core.stopping.store(true, Ordering::Release);
     core.loops.iter().for_each(|l| l.send(Message::Pump));
     for t in threads {
@@ -482,6 +487,7 @@ fn recover(
         if told.elapsed().as_secs() >= 1 {
             told = std::time::Instant::now();
             tracing::info!(replayed, %zxid, "replaying the log");
+            service_manager::status(&format!("replaying the log: {replayed} records, at {zxid}"));
         }
         Ok(())
     })?;

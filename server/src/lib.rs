@@ -37,6 +37,7 @@ pub mod log;
 pub mod metrics;
 pub mod outlet;
 pub mod requests;
+pub mod service_manager;
 pub mod snapshots;
 pub mod stats;
 pub mod version;

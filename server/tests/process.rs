@@ -6,6 +6,7 @@ use proto::client::OpCode;
 use proto::jute::Put;
 use proto::{SessionId, Xid};
 use std::process::Command;
+use std::time::Duration;
 use support::{Client, Server, TempDir, create_body, path_watch, set_body, write_config};
 
 const EPHEMERAL: i32 = 1;
@@ -438,4 +439,34 @@ fn a_client_that_reads_nothing_is_not_kept_alive_by_the_server() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert_eq!(other.events, [(2, "/e".into())]);
+}
+
+#[test]
+fn a_service_manager_is_told_that_it_serves_that_it_gets_on_and_that_it_stops() {
+    let dir = TempDir::new();
+    let cfg = write_config(dir.path(), "");
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let next = |wanted: &str| {
+        let mut buf = [0; 4096];
+        loop {
+            let n = socket.recv(&mut buf).unwrap_or_else(|e| panic!("no {wanted}: {e}"));
+            let text = std::str::from_utf8(&buf[..n]).unwrap();
+            if text.lines().any(|l| l == wanted) {
+                return text.to_owned();
+            }
+        }
+    };
+    let notify = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "100000")];
+    let server = Server::start_in(&notify, &[], &cfg);
+    let ready = next("READY=1");
+    assert!(ready.contains(&format!("STATUS=serving clients on 127.0.0.1:{}", server.port)), "{ready}");
+    let mut c = Client::connect(server.port, 10_000);
+    for i in 0..3 {
+        c.create(&format!("/{i}"), b"", 0).unwrap();
+        next("WATCHDOG=1");
+    }
+    assert_eq!(server.terminate(), Some(0));
+    next("STOPPING=1");
 }

@@ -1,8 +1,9 @@
 //! `falconer`: one binary, one noun or verb a job.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tools::{Out, Outcome};
 
@@ -27,6 +28,16 @@ enum Command {
     Log(tools::log_files::Args),
     Snapshot(tools::snapshot_files::Args),
     Shell(tools::shell::Args),
+    /// Write the completions of a shell to standard output: falconer completions bash > /etc/bash_completion.d/falconer
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of falconer and its commands into a folder
+    Man {
+        /// The folder, as /usr/local/share/man/man1
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,6 +66,15 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Log(args) => tools::log_files::run(&args, &mut out)?,
         Command::Snapshot(args) => tools::snapshot_files::run(&args, &mut out)?,
         Command::Shell(args) => return Ok(tools::shell::run(&args)?),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "falconer", &mut results);
+            Outcome::Fine
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            Outcome::Fine
+        }
     };
     results.flush()?;
     Ok(match outcome {

@@ -68,7 +68,13 @@ impl Server {
     }
 
     pub fn start_with(flags: &[&str], cfg: &Path) -> Server {
+        Server::start_in(&[], flags, cfg)
+    }
+
+    /// With variables in its environment.
+    pub fn start_in(variables: &[(&str, &str)], flags: &[&str], cfg: &Path) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_falconerd"))
+            .envs(variables.iter().copied())
             .args(flags)
             .arg(cfg)
             .env_remove("FALCONER_LOG")
