@@ -12,17 +12,17 @@
 //!   0  8  magic "FLCNSUP1"               56  8  first segment of the log, 0 = no log yet
 //!   8  4  format version, 1              64  8  a segment that must exist, as must all it names
 //!  12  4  crc32c over the block,         72  8  secret of the log's salts
-//!         this field zero                80  8  flags: bit 0 joined
-//!  16  8  sequence, the higher wins      88     zeros to 4096
-//!  24  8  server id
-//!  32  8  cluster id
+//!         this field zero                80  8  flags: bit 0 joined, bit 1 cut
+//!  16  8  sequence, the higher wins      88  8  with bit 1: what lies behind this zxid, in log
+//!  24  8  server id                             and snapshots, is being cut off
+//!  32  8  cluster id                     96     zeros to 4096
 //!  40  8  accepted epoch
 //!  48  8  current epoch
 //! ```
 
 use crate::error::Error;
 use crate::format::{get32, get64, put32, put64};
-use proto::{Durable, DurableEpochs, Epoch, ServerId};
+use proto::{Durable, DurableEpochs, Epoch, ServerId, Zxid};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ const TEMP: &str = "superblock.tmp";
 const MAGIC: [u8; 8] = *b"FLCNSUP1";
 const VERSION: u32 = 1;
 const JOINED: u64 = 1;
+const CUT: u64 = 2;
 
 /// Who owns the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,9 @@ pub struct Contents {
     pub log_newest: u64,
     /// This server holds a history that it may vote with: it created the ensemble or has synchronised once.
     pub joined: bool,
+    /// Log and snapshots are being cut behind this zxid, or replaced by the snapshot there: whoever finds this finishes it
+    /// before anything is read.
+    pub cut: Option<Zxid>,
     secret: u64,
 }
 
@@ -70,6 +74,7 @@ impl fmt::Debug for Contents {
             .field("log_start", &self.log_start)
             .field("log_newest", &self.log_newest)
             .field("joined", &self.joined)
+            .field("cut", &self.cut)
             .finish_non_exhaustive()
     }
 }
@@ -92,7 +97,9 @@ impl Contents {
         put64(block, 56, self.log_start);
         put64(block, 64, self.log_newest);
         put64(block, 72, self.secret);
-        put64(block, 80, if self.joined { JOINED } else { 0 });
+        let flag = |set, bit| if set { bit } else { 0 };
+        put64(block, 80, flag(self.joined, JOINED) | flag(self.cut.is_some(), CUT));
+        put64(block, 88, self.cut.map_or(0, Zxid::as_u64));
         let crc = crc32c::crc32c(block);
         put32(block, 12, crc);
     }
@@ -119,6 +126,7 @@ impl Contents {
             log_newest: get64(block, 64),
             secret: get64(block, 72),
             joined: get64(block, 80) & JOINED != 0,
+            cut: (get64(block, 80) & CUT != 0).then(|| Zxid::from_u64(get64(block, 88))),
         };
         Copy::Good(get64(block, 16), contents)
     }
@@ -196,6 +204,7 @@ impl Superblock {
             log_start: 0,
             log_newest: 0,
             joined: false,
+            cut: None,
             secret,
         };
         let failed = |doing| move |e| Error::io(doing, &path(dir), None, e);
@@ -317,6 +326,25 @@ impl Superblock {
     /// Records that this server may vote with what it has.
     pub fn set_joined(&mut self) -> Result<(), Error> {
         self.update(|c| c.joined = true)
+    }
+
+    /// Begins to cut log and snapshots behind `after`: from now on what lies there is gone, whatever happens. It is several
+    /// files, and a crash among them must not bring back half of it.
+    pub fn begin_cut(&mut self, after: Zxid) -> Result<(), Error> {
+        self.update(|c| c.cut = Some(after))
+    }
+
+    /// The cut is done.
+    pub fn end_cut(&mut self) -> Result<(), Error> {
+        self.update(|c| c.cut = None)
+    }
+
+    /// Gives the directory of a server that ran alone without an id the id that it has now.
+    pub fn adopt_server(&mut self, server: ServerId) -> Result<(), Error> {
+        if self.contents.identity.server == ServerId(0) {
+            self.update(|c| c.identity.server = server)?;
+        }
+        self.check_identity(Identity { server, ..self.contents.identity })
     }
 
     /// Takes over the epochs of an imported directory.
@@ -444,6 +472,31 @@ mod tests {
         // Acted upon now: damage to the first copy must not bring the old state back.
         after.flip("d", NAME, 41, 0);
         assert_eq!(reopen(&after).contents().accepted_epoch, Epoch(4));
+    }
+
+    #[test]
+    fn a_cut_is_remembered_until_it_is_done() {
+        let disk = Disk::new();
+        let mut s = Superblock::create(&*disk.dir("d"), IDENTITY, 5).unwrap();
+        assert_eq!(s.contents().cut, None);
+        // A cut behind zero is one too.
+        for after in [Zxid::ZERO, Zxid::new(Epoch(3), 7)] {
+            s.begin_cut(after).unwrap();
+            assert_eq!(reopen(&disk).contents().cut, Some(after));
+            s.end_cut().unwrap();
+            assert_eq!(reopen(&disk).contents().cut, None);
+        }
+    }
+
+    #[test]
+    fn a_server_without_an_id_gets_one_and_keeps_it() {
+        let disk = Disk::new();
+        let nobody = Identity { server: ServerId(0), ..IDENTITY };
+        let mut s = Superblock::create(&*disk.dir("d"), nobody, 5).unwrap();
+        s.adopt_server(ServerId(7)).unwrap();
+        assert_eq!(reopen(&disk).contents().identity.server, ServerId(7));
+        assert!(matches!(s.adopt_server(ServerId(8)), Err(Error::Foreign { .. })));
+        assert!(matches!(s.adopt_server(ServerId(0)), Err(Error::Foreign { .. })));
     }
 
     #[test]

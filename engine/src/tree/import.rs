@@ -110,6 +110,12 @@ impl Applier {
     pub fn import(&mut self) -> Importer<'_> {
         Importer::new(self)
     }
+
+    /// Makes the tree the fresh one again, as a new server has it. Watches stay, they belong to connections.
+    pub fn reset(&mut self) {
+        drop(Importer::new(self));
+        self.plant();
+    }
 }
 
 impl<'a> Importer<'a> {
