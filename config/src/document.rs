@@ -52,15 +52,15 @@ the same name the argument wins over `JVMFLAGS`, and that over `SERVER_JVMFLAGS`
 | honoured | does what ZooKeeper's manual says |
 | ignored | accepted without effect; a warning at start says so, unless the value is the default or switches off what is not there |
 | not needed | accepted without effect and without a warning |
-| ensembles only | checked as ZooKeeper checks it; without effect on a server alone, as in ZooKeeper |
+| ensembles only | honoured in an ensemble; checked, and without effect, on a server alone, as in ZooKeeper |
 | refused | Falconer does not start, unless the value asks for nothing: empty, `false`, or the default |
 
 An unknown key never stops the server: ZooKeeper makes system properties of them. It draws a warning, with the key that was
 probably meant. A value that can't be read refuses where ZooKeeper refuses, and otherwise draws a warning and leaves the
 default, as in ZooKeeper.
 
-Ensembles are not available in this version. A configuration that asks for one, by more than one `server` line or by
-`standaloneEnabled=false`, is checked as a whole and then refused.
+More than one participant among the `server` lines, or `standaloneEnabled=false`, makes an ensemble. Its `myid` names the line
+of this server; `initLimit` and `syncLimit` are required. Host names are resolved anew whenever a connection is made.
 
 | Exit code | Means |
 |---|---|

@@ -162,9 +162,24 @@ impl Settings {
         }
         let membership = match &self.membership {
             Membership::Standalone => "standalone".to_owned(),
-            Membership::Ensemble(e) => format!("ensemble of {}", e.members.len()),
+            Membership::Ensemble(e) => {
+                let (voters, observers) = (e.voters().count(), e.members.len() - e.voters().count());
+                match observers {
+                    0 => format!("{} of an ensemble of {voters}", e.role),
+                    n => format!("{} of an ensemble of {voters} and {n} observers", e.role),
+                }
+            }
         };
         lines.push(("membership", membership));
+        if let Membership::Ensemble(e) = &self.membership {
+            let address = &e.me().addresses[0];
+            let host = if e.listen_on_all_addresses { crate::Host::any() } else { address.host.clone() };
+            lines.push(("quorum port", format!("{host}:{}", address.quorum_port)));
+            lines.push(("election port", format!("{host}:{}", address.election_port)));
+            let ms = |ticks: u32| u64::from(ticks) * u64::from(sessions.tick_ms);
+            lines.push(("time to join", format!("{} ms", ms(e.init_limit_ticks))));
+            lines.push(("silence allowed", format!("{} ms", ms(e.sync_limit_ticks))));
+        }
         lines
     }
 }

@@ -137,7 +137,7 @@ pub enum Verdict {
     Ignored,
     /// Accepted without effect; it means nothing outside of the Java implementation.
     Silent,
-    /// Read and checked as ZooKeeper does, without effect on a server alone, and ensembles are refused in this version.
+    /// Honoured in an ensemble; read and checked, without effect, on a server alone.
     EnsembleOnly,
     /// Refuses to start, unless the value asks for nothing: empty, `false`, or ZooKeeper's default.
     Refused,
@@ -291,7 +291,7 @@ const I32: i64 = i32::MAX as i64;
 const KB_MAX: i64 = i64::MAX / 1024;
 const NO_TLS: &str = "TLS is not available yet; Falconer does not start half-protected";
 const NO_SASL: &str = "SASL is not available yet; Falconer does not start half-protected";
-const NO_ENSEMBLE: &str = "concerns ensembles, which are not available in this version";
+const NO_LOCAL: &str = "local sessions are not available in this version: every session is global";
 const NO_METRICS: &str = "a setting of a metrics provider that is not available here";
 const OWN_THROTTLE: &str = "Falconer throttles by itself: requests in flight per connection, and bytes in flight in all, are bounded";
 const JVM: &str = "tunes the Java implementation";
@@ -348,36 +348,36 @@ pub static KEYS: &[Key] = &[
     key(Properties, "zookeeper.console.threshold", Property, Unread, "", Silent, "belongs to the Java logging set-up"),
 
     // --- Ensemble
-    key(Ensemble, "server.*", File, Text, "", Honoured, "a member: host:quorumPort:electionPort[:role][;[clientHost:]clientPort]; a single one runs alone, more are an ensemble, which is refused in this version"),
-    key(Ensemble, "group*", File, Text, "", EnsembleOnly, "ids of a group's members: N:N…; any group or weight selects hierarchical quorums"),
-    key(Ensemble, "weight*", File, Text, "", EnsembleOnly, "the weight of a vote in its group; default 1, 0 never counts"),
+    key(Ensemble, "server.*", File, Text, "", Honoured, "a member: host:quorumPort:electionPort[:role][;[clientHost:]clientPort]; a single one runs alone, more are an ensemble"),
+    key(Ensemble, "group*", File, Unread, "", Refused, "hierarchical quorums are not available in this version; a majority of the participants decides"),
+    key(Ensemble, "weight*", File, Unread, "", Refused, "hierarchical quorums are not available in this version; a majority of the participants decides"),
     key(Ensemble, "dynamicConfigFile", File, Path, "", Honoured, "the file with the server, group and weight lines"),
     key(Ensemble, "initLimit", File, FileInt(0, I32), "0", EnsembleOnly, "ticks a follower may take to connect and synchronise; required in an ensemble"),
     key(Ensemble, "syncLimit", File, FileInt(0, I32), "0", EnsembleOnly, "ticks of silence between leader and follower; required in an ensemble"),
     key(Ensemble, "electionAlg", File, FileInt(3, 3), "3", EnsembleOnly, "only 3, fast leader election, exists"),
     key(Ensemble, "peerType", File, Text, "participant", EnsembleOnly, "participant or observer; where server lines say otherwise they win"),
-    key(Ensemble, "standaloneEnabled", File, FileBool, "true", Honoured, "false: a single member is an ensemble of one, which is refused in this version"),
+    key(Ensemble, "standaloneEnabled", File, FileBool, "true", Honoured, "false: a single member is an ensemble of one, which others can follow"),
     key(Ensemble, "reconfigEnabled", File, FileBool, "false", Honoured, "whether reconfig exists; a server alone answers it with an error in either case, as ZooKeeper does: ReconfigDisabled when false, Unimplemented when true"),
     key(Ensemble, "quorumListenOnAllIPs", File, FileBool, "false", EnsembleOnly, "bind the quorum and election ports on all addresses"),
-    key(Ensemble, "localSessionsEnabled", File, FileBool, "false", EnsembleOnly, "sessions that live on one server until they need more"),
-    key(Ensemble, "localSessionsUpgradingEnabled", File, FileBool, "false", EnsembleOnly, "a local session becomes global when it creates an ephemeral znode"),
+    key(Ensemble, "localSessionsEnabled", File, Unread, "false", Ignored, NO_LOCAL),
+    key(Ensemble, "localSessionsUpgradingEnabled", File, Unread, "false", Ignored, NO_LOCAL),
     key(Ensemble, "tcpKeepAlive", Both, Bool, "false", EnsembleOnly, "SO_KEEPALIVE between members"),
-    key(Ensemble, "leaderServes", Both, WordNo, "yes", Ignored, "a server alone always takes clients"),
-    key(Ensemble, "connectToLearnerMasterLimit", File, Unread, "0", Ignored, NO_ENSEMBLE),
-    key(Ensemble, "observerMasterPort", File, Unread, "0", Ignored, NO_ENSEMBLE),
-    key(Ensemble, "syncEnabled", File, Unread, "true", Ignored, NO_ENSEMBLE),
+    key(Ensemble, "leaderServes", Both, WordNo, "yes", Ignored, "a leader always takes clients"),
+    key(Ensemble, "connectToLearnerMasterLimit", File, Unread, "0", Ignored, "initLimit bounds the way to the leader"),
+    key(Ensemble, "observerMasterPort", File, Unread, "0", Ignored, "observers follow the leader itself: no follower serves them in this version"),
+    key(Ensemble, "syncEnabled", File, Unread, "true", Ignored, "an observer always keeps its log"),
     key(Ensemble, "multiAddress.enabled", File, Unread, "false", Refused, "several addresses per member change the protocol between members; not available yet"),
     key(Ensemble, "multiAddress.reachabilityCheckEnabled", File, Unread, "true", Silent, "needs multiAddress.enabled"),
     key(Ensemble, "multiAddress.reachabilityCheckTimeoutMs", File, Unread, "1000", Silent, "needs multiAddress.enabled"),
     key(Ensemble, "oraclePath", File, Unread, "", Refused, "quorums of two servers and an oracle are not available"),
-    unread(Ensemble, "cnxTimeout", "5000", Ignored, NO_ENSEMBLE),
-    unread(Ensemble, "quorumCnxnTimeoutMs", "-1", Ignored, NO_ENSEMBLE),
-    unread(Ensemble, "electionPortBindRetry", "3", Ignored, NO_ENSEMBLE),
-    unread(Ensemble, "fastleader.minNotificationInterval", "200", Ignored, NO_ENSEMBLE),
-    unread(Ensemble, "fastleader.maxNotificationInterval", "60000", Ignored, NO_ENSEMBLE),
-    unread(Ensemble, "observer.reconnectDelayMs", "0", Ignored, NO_ENSEMBLE),
-    unread(Ensemble, "observer.election.DelayMs", "200", Ignored, NO_ENSEMBLE),
-    unread(Ensemble, "leader.maxTimeToWaitForEpoch", "-1", Ignored, NO_ENSEMBLE),
+    key(Ensemble, "cnxTimeout", Both, Int(1, I32), "5000", EnsembleOnly, "ms a connection to another server may take to come about"),
+    key(Ensemble, "quorumCnxnTimeoutMs", Both, Int(-1, I32), "-1", EnsembleOnly, "ms a caller of the election port may take to say who it is; 0 and less is syncLimit ticks"),
+    key(Ensemble, "electionPortBindRetry", Both, Int(0, I32), "3", EnsembleOnly, "how often, a second apart, a taken quorum or election port is tried again; 0 is for ever"),
+    key(Ensemble, "fastleader.minNotificationInterval", Both, Int(1, I32), "200", EnsembleOnly, "ms until a vote that nobody answers is sent again, the first time"),
+    key(Ensemble, "fastleader.maxNotificationInterval", Both, Int(1, I32), "60000", EnsembleOnly, "the same at most: the time doubles"),
+    unread(Ensemble, "observer.reconnectDelayMs", "0", Ignored, "an observer comes back at once"),
+    unread(Ensemble, "observer.election.DelayMs", "200", Ignored, "an observer comes back at once"),
+    unread(Ensemble, "leader.maxTimeToWaitForEpoch", "-1", Ignored, "initLimit bounds the wait"),
 
     // --- Storage
     key(Storage, "autopurge.snapRetainCount", File, FileInt(-I32, I32), "3", Honoured, "snapshots kept, at least 3, and the log they need"),
@@ -392,8 +392,8 @@ pub static KEYS: &[Key] = &[
     unread(Storage, "serializeLastProcessedZxid.enabled", "true", Silent, "a snapshot of Falconer always names its zxid"),
     unread(Storage, "preAllocSize", "65536", Ignored, "log segments are 64 MiB, prepared ahead of need"),
     unread(Storage, "txnLogSizeLimitInKb", "-1", Ignored, "log segments are 64 MiB, prepared ahead of need"),
-    unread(Storage, "commitLogCount", "500", Ignored, NO_ENSEMBLE),
-    unread(Storage, "snapshotSizeFactor", "0.33", Silent, NO_ENSEMBLE),
+    key(Storage, "commitLogCount", Both, Int(500, 1_000_000), "500", EnsembleOnly, "committed transactions kept in memory for followers that come back; older ones are read from the log"),
+    unread(Storage, "snapshotSizeFactor", "0.33", Ignored, "a follower gets the log while that is shorter than the tree, else a snapshot"),
     unread(Storage, "flushDelay", "0", Ignored, "batches form by themselves under load and no timer delays a lonely write"),
     unread(Storage, "maxWriteQueuePollTime", "", Ignored, "batches form by themselves under load and no timer delays a lonely write"),
     unread(Storage, "maxBatchSize", "1000", Ignored, "a batch takes all that waits, up to 1 MiB"),

@@ -30,7 +30,6 @@ impl Settings {
         }
         resolver.judge();
         let settings = resolver.settings(&raw);
-        resolver.refuse_ensemble();
         resolver.into_result(settings)
     }
 }
@@ -55,8 +54,6 @@ struct Resolver {
     given: BTreeMap<(&'static str, bool, String), Given>,
     /// Lines that make up the membership of the static file.
     member_lines: Vec<(Entry, Origin, usize)>,
-    /// Where an ensemble is asked for, and how many members it has.
-    ensemble: Option<(Origin, usize)>,
     /// Rows that were read: a test checks that every honoured one is.
     read: BTreeSet<(&'static str, bool)>,
 }
@@ -169,7 +166,7 @@ impl Resolver {
     fn put_member_line(&mut self, e: &Entry, origin: Origin) {
         let row = row(&e.key);
         let (effect, note) = match row.verdict {
-            Verdict::EnsembleOnly => (Effect::NotNeeded, ensembles_only(row)),
+            Verdict::Refused => (Effect::Refused, row.note.to_owned()),
             _ => (Effect::Honoured, row.note.to_owned()),
         };
         let finding = self.find(&e.key, &e.value, origin.clone(), effect, Level::Info, note);
@@ -275,17 +272,15 @@ impl Resolver {
         self.fault_at(&key, given.origin.clone(), &wanted, &found, remedy);
     }
 
-    /// What is not available must not start as something else: not alone, and not with half of its settings. This comes
-    /// first, before what is wrong with the ensemble itself.
-    fn refuse_ensemble(&mut self) {
-        let Some((origin, members)) = self.ensemble.take() else { return };
-        let found = match members {
-            0 | 1 => "an ensemble of one, as standaloneEnabled is false".to_owned(),
-            n => format!("an ensemble of {n}"),
-        };
-        let wanted = "a server alone: ensembles are not available in this version";
-        self.fault_at("server.*", origin, wanted, &found, "keep these servers on ZooKeeper");
-        self.faults.rotate_right(1);
+    /// What concerns ensembles only is in effect: this is one.
+    fn honour_ensemble_keys(&mut self) {
+        for given in self.given.values() {
+            if given.row.verdict == Verdict::EnsembleOnly {
+                let finding = &mut self.findings[given.finding];
+                finding.effect = Effect::Honoured;
+                finding.note = given.row.note.to_owned();
+            }
+        }
     }
 
     fn fault_at(&mut self, key: &str, origin: Origin, wanted: &str, found: &str, remedy: &str) {
@@ -503,10 +498,10 @@ mod tests {
         }
     }
 
-    /// Ensembles are refused, and yet understood: what is wrong with one should be said before servers move.
     #[test]
-    fn an_ensemble_is_resolved_before_it_is_refused() {
-        let main = "dataDir=/d\ninitLimit=5\nsyncLimit=2\ndynamicConfigFile=/etc/zoo.cfg.dynamic.1f";
+    fn an_ensemble_is_resolved_from_its_dynamic_file() {
+        let main =
+            "dataDir=/d\ninitLimit=5\nsyncLimit=2\ncnxTimeout=700\ndynamicConfigFile=/etc/zoo.cfg.dynamic.1f";
         let dynamic = "server.1=a:1:2;2181\nserver.2=b:1:2;2181\nserver.3=c:1:2:observer;2181";
         let raw = RawConfig {
             invocation: Invocation::File("zoo.cfg".into()),
@@ -516,11 +511,7 @@ mod tests {
             data_dir: DirState::Missing,
             data_log_dir: DirState::Missing,
         };
-        let mut resolver = Resolver::default();
-        resolver.collect_file(raw.main.as_ref().unwrap(), true);
-        resolver.judge();
-        let settings = resolver.settings(&raw).unwrap();
-        assert!(resolver.faults.is_empty());
+        let (settings, findings) = Settings::resolve(raw, &Env::empty()).unwrap();
         let Membership::Ensemble(ensemble) = settings.membership else { panic!("an ensemble of three") };
         assert_eq!(
             ensemble.config_text(),
@@ -528,12 +519,11 @@ mod tests {
              server.3=c:1:2:observer;0.0.0.0:2181\nversion=1f"
         );
         assert_eq!((ensemble.voters().count(), ensemble.me().id.0), (2, 1));
+        assert_eq!((ensemble.init_limit_ticks, ensemble.sync_limit_ticks), (5, 2));
+        assert_eq!((ensemble.dial_timeout_ms, ensemble.hello_timeout_ms), (700, None));
+        assert_eq!((ensemble.bind_retries, ensemble.resend_ms), (Some(3), (200, 60_000)));
         assert_eq!(settings.client.listen.unwrap().to_string(), "0.0.0.0:2181");
-        let refusal = Settings::resolve(raw, &Env::empty()).unwrap_err();
-        assert_eq!(
-            refusal.to_string(),
-            "/etc/zoo.cfg.dynamic.1f: server.*: wanted a server alone: ensembles are not available in this version, \
-             found an ensemble of 3; keep these servers on ZooKeeper"
-        );
+        let of = |key: &str| findings.iter().find(|f| f.key == key).unwrap().effect;
+        assert_eq!((of("initLimit"), of("cnxTimeout")), (Effect::Honoured, Effect::Honoured));
     }
 }

@@ -22,10 +22,12 @@ pub struct Settings {
     pub storage: Storage,
     /// From `myid`, where there is one; an ensemble always has one, in [`Ensemble::my_id`] too.
     pub my_id: Option<ServerId>,
-    /// Alone: [`Settings::resolve`] refuses what asks for more.
+    /// Alone or with others.
     pub membership: Membership,
     /// `reconfigEnabled`: which error a server alone gives to a reconfig.
     pub reconfig: bool,
+    /// `readonlymode.enabled`: reads are served while there is no leader.
+    pub read_only_mode: bool,
     /// The client port and its limits.
     pub client: Client,
     /// Session times.
@@ -156,19 +158,16 @@ pub struct Ensemble {
     pub keep_alive: bool,
     /// Whether a membership may shrink to one server that then runs alone.
     pub standalone_enabled: bool,
-    /// Sessions that live on one server.
-    pub local_sessions: LocalSessions,
-}
-
-/// `localSessionsEnabled`, `localSessionsUpgradingEnabled`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalSessions {
-    /// Every session is global.
-    Off,
-    /// Local, for good: an ephemeral znode is refused.
-    On,
-    /// Local until it creates an ephemeral znode.
-    Upgrading,
+    /// How long a connection to another server may take to come about; ms.
+    pub dial_timeout_ms: u32,
+    /// How long a caller of the election port may take to say who it is, ms; `None`: syncLimit ticks.
+    pub hello_timeout_ms: Option<u32>,
+    /// How often, a second apart, a taken port is tried again; `None`: for ever.
+    pub bind_retries: Option<u32>,
+    /// Until a vote is sent again, ms: the first time, and at most.
+    pub resend_ms: (u32, u32),
+    /// Committed transactions kept in memory for followers that come back.
+    pub kept_records: u32,
 }
 
 /// The client port.
@@ -313,6 +312,16 @@ impl fmt::Display for Retention {
             Retention::AfterEachSnapshot { keep } => {
                 write!(f, "keep {keep} snapshots, purge after each snapshot")
             }
+        }
+    }
+}
+
+impl Settings {
+    /// The ensemble that this server belongs to; `None` alone.
+    pub fn ensemble(&self) -> Option<&Ensemble> {
+        match &self.membership {
+            Membership::Standalone => None,
+            Membership::Ensemble(ensemble) => Some(ensemble),
         }
     }
 }

@@ -7,20 +7,25 @@
 use crate::admin::{self, Phase, Progress};
 use crate::audit;
 use crate::command;
-use crate::core::{Clock, Core, wall_now};
+use crate::core::{Clock, Core};
+use crate::disk::{check_tree, finish_cut, load_newest, plant_config, replay_one};
 use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
+use crate::peers::PeersConfig;
+use crate::peers::jobs::Recent;
+use crate::peers::net::Net;
 use crate::service_manager;
 use crate::snapshots::{Snapshots, cluster_bytes};
 use crate::stats::Measure;
 use crate::version;
-use config::{Retention, Settings, WalBackend};
+use config::{Ensemble, Retention, Role, Settings, WalBackend};
 use engine::acl::{DigestScheme, Schemes, SuperDigest};
 use engine::{Applier, PrepConfig, Tree, TreeConfig};
 use node::{Config, Node};
+use proto::txn::RecordBatch;
 use proto::{ConnId, ServerId, Zxid};
-use snapshot::{Catalogue, Kind, Policy};
+use snapshot::{Catalogue, Policy};
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -44,6 +49,8 @@ pub enum Failure {
     Corrupt(String),
     /// The client port can't be had.
     Port(String),
+    /// The quorum port or the election port can't be had.
+    PeerPort(String),
     /// The system refuses something else.
     System(String),
 }
@@ -60,6 +67,7 @@ impl Failure {
             Failure::System(_) => Failure::INTERNAL,
             Failure::Unsupported(_) => 2,
             Failure::DataDir(_) => 3,
+            Failure::PeerPort(_) => 14,
             Failure::Port(_) => 21,
             Failure::InUse(_) => 22,
             Failure::Foreign(_) => 23,
@@ -76,6 +84,7 @@ impl fmt::Display for Failure {
         | Failure::Foreign(s)
         | Failure::Corrupt(s)
         | Failure::Port(s)
+        | Failure::PeerPort(s)
         | Failure::System(s)) = self;
         f.write_str(s)
     }
@@ -113,6 +122,8 @@ struct Recovered {
     superblock: Superblock,
     replayed: u64,
     replayed_bytes: u64,
+    /// The last records of the log, for followers that come back.
+    recent: Vec<Arc<RecordBatch>>,
     /// The time that the snapshot took, and the whole of it.
     load_time: std::time::Duration,
     time: std::time::Duration,
@@ -141,8 +152,18 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     let directories = [snapshot_dir.path().to_owned(), log_dir.path().to_owned()];
 
     let recovered = recover(&settings, &admin.progress, &*data, snapshot_dir.clone(), log_dir)?;
-    let Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes, load_time, time } =
-        recovered;
+    let Recovered {
+        tree,
+        mut applier,
+        log,
+        catalogue,
+        superblock,
+        replayed,
+        replayed_bytes,
+        recent,
+        load_time,
+        time,
+    } = recovered;
     tracing::info!("{}", log.said);
     if log.found.torn.is_some() {
         tracing::info!("the end of the log was torn by the last crash: nobody had been told of what it held");
@@ -159,7 +180,27 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     let clock = Clock::start();
     let schemes = schemes(&settings);
     let history = log.appender.durable();
-    let node = Node::new(node_config(&settings, &schemes), history, tree.clone(), applier, clock.now());
+    let node_config = node_config(&settings, &schemes);
+    let now = clock.now();
+    let (node, net) = match settings.ensemble() {
+        None => (Node::new(node_config, history, tree.clone(), applier, now), None),
+        Some(ensemble) => {
+            plant_config(&mut applier, ensemble, now.wall);
+            let peers = PeersConfig::new(
+                ensemble,
+                settings.sessions.tick_ms,
+                crate::peers::packet_max(settings.client.request_bytes_max),
+            );
+            let [quorum, election] = bind_peers(ensemble)?;
+            let net = Net::new(peers, election, quorum)
+                .map_err(|e| Failure::System(format!("the peer ports can't be watched: {e}")))?;
+            let contents = superblock.contents();
+            let found = zab::Recovered { epochs: superblock.epochs(), joined: contents.joined, recent };
+            let zab = zab_config(&settings, ensemble);
+            (Node::join(node_config, zab, found, history, tree.clone(), applier, now), Some(net))
+        }
+    };
+    let (net, peers) = net.unzip();
     let cluster = superblock.contents().identity.cluster;
     let server = superblock.contents().identity.server;
     let mut policy = Policy::new(
@@ -198,8 +239,10 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         handles.push(h);
     }
     let port = address.map(|a| a.port());
-    let core =
-        Arc::new(Core::new(settings.clone(), tree, schemes, node, queue, handles, clock, port, descriptors));
+    let core = Arc::new_cyclic(|me| {
+        let me = me.clone();
+        Core::new(settings.clone(), tree, schemes, node, queue, handles, clock, port, descriptors, peers, me)
+    });
     let ns = |d: std::time::Duration| d.as_nanos() as u64;
     core.stats.measure(Measure::RecoveryLoad, ns(load_time), 1);
     core.stats.measure(Measure::RecoveryReplay, ns(time.saturating_sub(load_time)), 1);
@@ -230,6 +273,15 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         let core = core.clone();
         spawn("history".into(), move || core.history.run(&core))?;
     }
+    let peers_thread = match net {
+        None => None,
+        Some(net) => {
+            let core = core.clone();
+            Some(spawn("peers".into(), move || net.run(&core))?)
+        }
+    };
+    // What the node wants to begin with.
+    core.pump();
     match address {
         Some(address) => tracing::info!(version = version::FULL_NUMBER, "serving clients on {address}"),
         None => tracing::warn!("there is no clientPort: nobody can reach this server"),
@@ -250,10 +302,17 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     }
     admin.progress.enter(Phase::Stopping, 0);
     service_manager::stopping();
+    hand_over(&core);
     core.stopping.store(true, Ordering::Release);
     core.loops.iter().for_each(|l| l.send(Message::Pump));
     for t in threads {
         join(t);
+    }
+    if let Some(peers) = core.peers() {
+        peers.stop();
+    }
+    if let Some(thread) = peers_thread {
+        join(thread);
     }
     core.pump();
     core.log.wake_all();
@@ -265,6 +324,22 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     }
     tracing::info!(zxid = %core.tree.applied(), "stopped");
     Ok(())
+}
+
+/// How long a leader may take to hand over before it stops all the same.
+const HAND_OVER: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A leader lets another server lead before it goes, so that clients hardly notice.
+fn hand_over(core: &Core) {
+    if core.peers().is_none() {
+        return;
+    }
+    core.submit_hand_over();
+    core.pump();
+    let until = std::time::Instant::now() + HAND_OVER;
+    while !core.with_node(Node::has_handed_over) && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, Failure> {
@@ -350,6 +425,70 @@ fn bind(settings: &Settings) -> Result<(Option<mio::net::TcpListener>, Option<So
     Ok((Some(mio::net::TcpListener::from_std(listener)), Some(bound)))
 }
 
+/// The quorum port and the election port. Both are kept for the life of the process.
+fn bind_peers(ensemble: &Ensemble) -> Result<[std::net::TcpListener; 2], Failure> {
+    let own = &ensemble.me().addresses[0];
+    let host = if ensemble.listen_on_all_addresses { config::Host::any() } else { own.host.clone() };
+    let bind_one = |port: u16, name: &str| {
+        let text = config::HostPort { host: host.clone(), port }.to_string();
+        let mut tries = 0;
+        loop {
+            match bind_peer(&text) {
+                Ok(listener) => return Ok(listener),
+                Err(e) => {
+                    tries += 1;
+                    if ensemble.bind_retries.is_some_and(|max| tries >= max) {
+                        return Err(Failure::PeerPort(format!(
+                            "the {name} port {text} can't be had: {e}; it stands in the line server.{}: another process may \
+                             have it, or the address is not this machine's (quorumListenOnAllIPs=true binds all)",
+                            ensemble.my_id
+                        )));
+                    }
+                    tracing::warn!("the {name} port {text} can't be had, it is tried again: {e}");
+                    std::thread::sleep(std::time::Duration::from_secs(1));
+                }
+            }
+        }
+    };
+    Ok([bind_one(own.quorum_port, "quorum")?, bind_one(own.election_port, "election")?])
+}
+
+fn bind_peer(text: &str) -> std::io::Result<std::net::TcpListener> {
+    let address = resolve(text)?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// What the settings mean for the node of an ensemble's server.
+fn zab_config(settings: &Settings, ensemble: &Ensemble) -> zab::Ensemble {
+    let ids = |role| ensemble.members.values().filter(move |m| m.role == role).map(|m| m.id);
+    zab::Ensemble {
+        me: ensemble.my_id,
+        verifier: zab::Verifier::majority(ids(Role::Participant).collect()),
+        observers: ids(Role::Observer).collect(),
+        tick_ms: u64::from(settings.sessions.tick_ms),
+        init_limit: ensemble.init_limit_ticks,
+        sync_limit: ensemble.sync_limit_ticks,
+        config_text: ensemble.config_text().into_bytes().into(),
+        config_version: ensemble.version as i64,
+        election: zab::ElectionTimes {
+            resend_min_ms: u64::from(ensemble.resend_ms.0),
+            resend_max_ms: u64::from(ensemble.resend_ms.1),
+            ..zab::ElectionTimes::default()
+        },
+        kept_records: ensemble.kept_records as usize,
+        read_only_mode: settings.read_only_mode,
+    }
+}
+
 fn resolve(text: &str) -> std::io::Result<SocketAddr> {
     text.to_socket_addrs()?
         .next()
@@ -370,7 +509,7 @@ const ALONE: ServerId = ServerId(1);
 fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
     let ms = |n: u32| n.min(i32::MAX as u32) as i32;
     Config {
-        me: ALONE,
+        me: settings.ensemble().map_or(ALONE, |e| e.my_id),
         tick_ms: u64::from(settings.sessions.tick_ms),
         session_timeout_ms: ms(settings.sessions.timeout_min_ms)..=ms(settings.sessions.timeout_max_ms),
         container_check_ms: u64::from(settings.tree.container_check_interval_ms),
@@ -416,9 +555,12 @@ fn recover(
     log_dir: Arc<dyn Dir>,
 ) -> Result<Recovered, Failure> {
     let began = std::time::Instant::now();
+    let ensemble = settings.ensemble();
     let identity = Identity { server: settings.my_id.unwrap_or(ServerId(0)), cluster: 0 };
     let mut superblock = match Superblock::open(data)? {
-        Some(superblock) => {
+        Some(mut superblock) => {
+            // A server that ran alone without an id has one now.
+            superblock.adopt_server(identity.server)?;
             superblock.check_identity(identity)?;
             if superblock.damaged_copy() {
                 tracing::warn!(
@@ -435,6 +577,8 @@ fn recover(
             let mut superblock = Superblock::create(data, made, random())?;
             match imported {
                 Some(i) => superblock.import_epochs(i.epochs.0, i.epochs.1)?,
+                // A blank member of an ensemble has nothing to vote with, unless it is told to begin a history.
+                None if ensemble.is_some() && !take_initialize(data)? => {}
                 None => superblock.set_joined()?,
             }
             superblock
@@ -447,6 +591,7 @@ fn recover(
         WalBackend::Buffered => vfs::Choice::Only(vfs::DeviceKind::Buffered),
     };
     let config = wal::Config { device, ..wal::Config::default() };
+    finish_cut(&mut superblock, &log_dir, &snapshot_dir, config)?;
     // At most: where the log ends is found by reading it.
     let log_bytes = directory_bytes(log_dir.path());
     let mut recovery = Recovery::open(log_dir, &superblock, config)?;
@@ -469,7 +614,8 @@ fn recover(
         }
         tracing::warn!(snapshot = skipped.name, "not usable: {}", with_causes(&skipped.why));
     }
-    let (tree, mut applier, loaded_end) = load_newest(settings, progress, &mut catalogue, recovery.base())?;
+    let (tree, mut applier) = engine::new(tree_config(settings));
+    let loaded_end = load_newest(settings, progress, &mut catalogue, recovery.base(), &mut applier)?;
 
     let load_time = began.elapsed();
     progress.enter(Phase::Replaying, log_bytes);
@@ -477,10 +623,10 @@ fn recover(
     let mut replayed = 0_u64;
     let mut replayed_bytes = 0_u64;
     let mut told = std::time::Instant::now();
+    let mut recent = Recent::new(ensemble.map_or(0, |e| e.kept_records as usize));
     recovery.replay::<Failure>(start, |zxid, record| {
-        applier.apply(record, &Nobody, &mut |_, _| {}).map_err(|e| {
-            Failure::Corrupt(format!("the record {zxid} of the log is intact but can't be applied: {e:?}"))
-        })?;
+        replay_one(&mut applier, zxid, record)?;
+        recent.push(zxid, record);
         replayed += 1;
         replayed_bytes += record.len() as u64;
         progress.advance(record.len() as u64);
@@ -491,26 +637,31 @@ fn recover(
         }
         Ok(())
     })?;
-    if tree.applied() < loaded_end {
-        return Err(Failure::Corrupt(format!(
-            "the snapshot {start} needs the log up to {loaded_end}, which ends at {}: segments are missing in {}; \
-             bring them back, or restore a backup",
-            tree.applied(),
-            settings.storage.data_log_dir.display()
-        )));
-    }
-    tree.check_links().map_err(|e| {
-        Failure::Corrupt(format!("snapshot {start} and log do not fit together: {e:?}; restore a backup"))
-    })?;
-    if tree.digest_mismatches() > 0 {
-        tracing::error!(
-            mismatches = tree.digest_mismatches(),
-            "the state that was replayed differs from the one that was logged: compare with a backup"
-        );
-    }
+    check_tree(settings, &tree, start, loaded_end)?;
     let log = recovery.finish(&mut superblock, start)?;
     let time = began.elapsed();
-    Ok(Recovered { tree, applier, log, catalogue, superblock, replayed, replayed_bytes, load_time, time })
+    let recent = recent.into_batches();
+    Ok(Recovered {
+        tree,
+        applier,
+        log,
+        catalogue,
+        superblock,
+        replayed,
+        replayed_bytes,
+        recent,
+        load_time,
+        time,
+    })
+}
+
+/// Whether Apache's file `initialize` says that this server begins a history; it is used up.
+fn take_initialize(data: &dyn Dir) -> Result<bool, Failure> {
+    match data.unlink("initialize") {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(dir_failure(data.path(), "remove initialize in", &e)),
+    }
 }
 
 /// Bytes of the files of a directory.
@@ -542,71 +693,6 @@ fn raise_descriptor_limit() -> u64 {
             rlimit::Resource::NOFILE.get_soft().unwrap_or(1024)
         }
     }
-}
-
-/// The newest snapshot that loads and that the log reaches back to; a fresh tree when there is none and the log
-/// begins at the beginning.
-fn load_newest(
-    settings: &Settings,
-    progress: &Progress,
-    catalogue: &mut Catalogue,
-    log_base: Zxid,
-) -> Result<(Arc<Tree>, Applier, Zxid), Failure> {
-    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
-    while let Some(entry) = catalogue.entries().first().cloned() {
-        if entry.start() < log_base {
-            break;
-        }
-        let (tree, mut applier) = engine::new(tree_config(settings));
-        let importer = applier.import();
-        let loaded = catalogue.snapshot(&entry).map_err(snapshot::LoadError::Snapshot).and_then(|s| {
-            progress.enter(Phase::Loading, entry.footer().raw);
-            s.load(workers, &|kind, count, bytes| {
-                progress.advance(bytes.len() as u64);
-                match kind {
-                    Kind::Sessions => importer.sessions(bytes, u64::from(count)),
-                    Kind::Acls => importer.acls(bytes, u64::from(count)),
-                    Kind::Nodes => importer.nodes(bytes, u64::from(count)),
-                }
-            })
-        });
-        let digest = entry.footer().digest.map(|d| d.value);
-        let settled = Some(engine::Settled { zxid: entry.end(), digest });
-        let done = match loaded {
-            Ok(()) => importer.finish(entry.start(), settled).map_err(|e| unfit(entry.name(), e)),
-            Err(snapshot::LoadError::Snapshot(e)) => Err(e),
-            Err(snapshot::LoadError::Sink(e)) => Err(unfit(entry.name(), e)),
-        };
-        match done {
-            Ok(()) => {
-                // Read through just now: retention need not read it again.
-                if let Err(e) = catalogue.mark_verified(entry.start(), wall_now()) {
-                    tracing::warn!("the manifest of the snapshots can't be written: {}", with_causes(&e));
-                }
-                return Ok((tree, applier, entry.end()));
-            }
-            // The disk's fault, or a newer format, says nothing against the file: an older one would hide it.
-            Err(why) if !why.is_damage() => {
-                return Err(Failure::DataDir(format!(
-                    "{} can't be read: {}",
-                    entry.name(),
-                    with_causes(&why)
-                )));
-            }
-            Err(why) => {
-                tracing::error!(snapshot = entry.name(), "unusable, the one before it is tried: {why}");
-                catalogue.reject(entry.start(), why);
-            }
-        }
-    }
-    if log_base > Zxid::ZERO {
-        return Err(Failure::Corrupt(format!(
-            "the log begins after {log_base} and no usable snapshot in {} reaches that far: restore a backup",
-            settings.storage.data_dir.display()
-        )));
-    }
-    let (tree, applier) = engine::new(tree_config(settings));
-    Ok((tree, applier, Zxid::ZERO))
 }
 
 /// A snapshot whose bytes are whole and whose records are not a state.

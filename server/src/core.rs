@@ -9,22 +9,26 @@ use crate::conn::{AttachedSession, Conn, ConnTable};
 use crate::event_loop::{LoopHandle, Message};
 use crate::history::History;
 use crate::limits;
-use crate::log::LogQueue;
+use crate::log::{DiskJob, LogQueue};
 use crate::outlet::Flush;
+use crate::peers::link::{Job, Link};
+use crate::peers::{Peers, jobs};
 use crate::requests::Requests;
 use crate::stats::{Counter, Measure, ServerStats};
 use engine::acl::Schemes;
-use engine::{Asker, Audience, Identity, Outbox, Tree};
+use engine::{Applier, Asker, Audience, Identity, Outbox, Tree};
 use node::gate::Turn;
 use node::stage::Stage;
-use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output};
+use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output, Records, Service};
 use parking_lot::Mutex;
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReadOp, RequestHeader, WriteReply};
 use proto::jute::{Reader, begin_frame, end_frame};
+use proto::peer::{FromLeader, FromLearner, Notification, Packet};
 use proto::session::password;
-use proto::{Code, ConnId, Durable, DurableEpochs, Instant, SessionId, WallMs, Xid, Zxid};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use proto::{Code, ConnId, Durable, DurableEpochs, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Connections counted between a look at the table and the insertion: one batch of accepts for each loop.
@@ -73,6 +77,58 @@ pub struct Core {
     started: Instant,
     clock: Clock,
     client_port: Option<u16>,
+    /// The other servers; `None` when this one runs alone.
+    peers: Option<Arc<Peers>>,
+    /// What the node has asked for, in its order.
+    tasks: Mutex<VecDeque<Task>>,
+    /// Who does it; taken after the node's lock was given back.
+    runner: Mutex<Runner>,
+    /// A [`Service`]; without meaning when this server runs alone.
+    service: AtomicU8,
+    /// For the threads that tasks start.
+    me: Weak<Core>,
+}
+
+/// What the node has asked for, with the applier that it lends for it.
+struct Task {
+    output: Output,
+    applier: Option<Box<Applier>>,
+}
+
+fn wants_applier(output: &Output) -> bool {
+    matches!(output, Output::Truncate { reload: true, .. } | Output::Reload | Output::ReceiveSnapshot { .. })
+}
+
+/// The buffers of the thread that does what the node has asked for.
+#[derive(Default)]
+struct Runner {
+    /// Links to be flushed.
+    touched: Vec<Arc<Link>>,
+    packets: Vec<u8>,
+}
+
+impl Runner {
+    fn broadcast(&mut self, peers: &Peers, links: &[LinkId], records: &Records, inform: bool) {
+        self.packets.clear();
+        crate::peers::encode_records(records, inform, &mut self.packets);
+        for &link in links {
+            self.touched.extend(peers.send(link, &self.packets));
+        }
+        if self.packets.capacity() > limits::READ_CHUNK {
+            self.packets = Vec::new();
+        }
+    }
+}
+
+/// The mode of a server as the four-letter words name it.
+pub fn mode_name(service: Service) -> &'static str {
+    match service {
+        Service::None => "none",
+        Service::ReadOnly => "read-only",
+        Service::Leading => "leader",
+        Service::Following => "follower",
+        Service::Observing => "observer",
+    }
 }
 
 /// Bytes written to clients in one go.
@@ -132,6 +188,21 @@ enum Item {
     EpochsPersisted(DurableEpochs),
     LogFull(bool),
     Tick,
+    /// With the place of the payload, which was found to decode.
+    Notification {
+        from: ServerId,
+        start: usize,
+        end: usize,
+    },
+    /// With the place of the packet, which was found to decode.
+    Packet {
+        link: LinkId,
+        from_leader: bool,
+        start: usize,
+        end: usize,
+    },
+    /// Whatever borrows nothing; taken when it is stepped.
+    Peer(Option<Input<'static>>),
 }
 
 /// A handshake whose frame may be gone.
@@ -193,6 +264,8 @@ impl Core {
         clock: Clock,
         client_port: Option<u16>,
         descriptors: u64,
+        peers: Option<Arc<Peers>>,
+        me: Weak<Core>,
     ) -> Core {
         let next_tick = AtomicU64::new(node.next_timeout().0);
         // Every loop counts for itself, and so does the log thread.
@@ -223,6 +296,11 @@ impl Core {
             started: clock.mono(),
             clock,
             client_port,
+            peers,
+            tasks: Mutex::default(),
+            runner: Mutex::default(),
+            service: AtomicU8::new(Service::None as u8),
+            me,
         }
     }
 
@@ -361,6 +439,83 @@ impl Core {
         self.inbox.lock().items.push(Item::EpochsPersisted(epochs));
     }
 
+    fn submit_peer(&self, input: Input<'static>) {
+        self.inbox.lock().items.push(Item::Peer(Some(input)));
+    }
+
+    fn submit_bytes(&self, bytes: &[u8], item: impl FnOnce(usize, usize) -> Item) {
+        let mut inbox = self.inbox.lock();
+        let start = inbox.bytes.len();
+        inbox.bytes.extend_from_slice(bytes);
+        let end = inbox.bytes.len();
+        inbox.items.push(item(start, end));
+    }
+
+    /// A notification, which was found to decode.
+    pub fn submit_notification(&self, from: ServerId, payload: &[u8]) {
+        self.submit_bytes(payload, |start, end| Item::Notification { from, start, end });
+    }
+
+    /// A packet, which was found to decode.
+    pub fn submit_packet(&self, link: LinkId, from_leader: bool, packet: &[u8]) {
+        self.submit_bytes(packet, |start, end| Item::Packet { link, from_leader, start, end });
+    }
+
+    /// There is a connection to the election port of `peer`, or there is none any more.
+    pub fn submit_election_link(&self, peer: ServerId, up: bool) {
+        self.submit_peer(Input::ElectionLink { peer, up });
+    }
+
+    /// A connection of the quorum port.
+    pub fn submit_link_up(&self, link: LinkId, dialled: Option<ServerId>) {
+        self.submit_peer(Input::LinkUp { link, dialled });
+    }
+
+    /// It is gone.
+    pub fn submit_link_down(&self, link: LinkId) {
+        self.submit_peer(Input::LinkDown { link });
+    }
+
+    /// None could be made.
+    pub fn submit_dial_failed(&self, to: ServerId) {
+        self.submit_peer(Input::DialFailed { to });
+    }
+
+    /// The log was looked into for a learner.
+    pub fn submit_found_in_log(&self, link: LinkId, found: Option<Zxid>) {
+        self.submit_peer(Input::FoundInLog { link, found });
+    }
+
+    /// The leader's snapshot has been read, or not.
+    pub fn submit_snapshot_received(&self, link: LinkId, applier: Applier, complete: bool) {
+        self.submit_peer(Input::SnapshotReceived { link, applier, complete });
+    }
+
+    /// The log was cut.
+    pub fn submit_truncated(&self, durable: Durable, applier: Option<Applier>) {
+        self.submit_peer(Input::Truncated { durable, applier });
+    }
+
+    /// The tree was built again.
+    pub fn submit_reloaded(&self, applier: Applier) {
+        self.submit_peer(Input::Reloaded { applier });
+    }
+
+    /// The tree is on disk and the log begins behind it.
+    pub fn submit_snapshot_saved(&self, durable: Durable) {
+        self.submit_peer(Input::SnapshotSaved { durable });
+    }
+
+    /// The server is to stop soon.
+    pub fn submit_hand_over(&self) {
+        self.submit_peer(Input::HandOver);
+    }
+
+    /// Bytes that wait for the node.
+    pub fn inbox_bytes(&self) -> usize {
+        self.inbox.lock().bytes.len()
+    }
+
     /// Time has passed.
     pub fn submit_tick(&self) {
         // Asked for once: whoever steps the node sets the next one.
@@ -379,7 +534,7 @@ impl Core {
             let Inbox { items, bytes } = &mut stepper_ref.work;
             let node = &mut stepper_ref.node;
             let mut laps = Laps::new(self, now.mono, items.len());
-            for item in items.drain(..) {
+            for mut item in items.drain(..) {
                 laps.next(&item, node, &step);
                 let before = node.in_flight();
                 node.step(now, item.as_input(bytes), &step);
@@ -401,16 +556,20 @@ impl Core {
                 self.log.push(batch, now.mono, stepped);
                 self.stats.stage(Stage::Propose, stepped, self.lap_clock(stepped), records);
             }
+            let mut asked = false;
             while let Some(output) = node.next_output() {
-                match output {
-                    Output::PersistEpochs { current: Some((epoch, _)), .. } => self.log.want_epoch(epoch),
-                    other => unreachable!("a server that runs alone has no peers: {other:?}"),
-                }
+                let applier = wants_applier(&output).then(|| Box::new(node.lend_applier()));
+                self.tasks.lock().push_back(Task { output, applier });
+                asked = true;
             }
             self.next_tick.store(node.next_timeout().0, Ordering::Relaxed);
             let saturated = node.is_saturated();
             let was = self.saturated.swap(saturated, Ordering::Relaxed);
             drop(stepper);
+            // The peers first: what they have to do takes longer than what clients hear.
+            if asked {
+                self.run_tasks();
+            }
             let replies = step.replies.load(Ordering::Relaxed);
             let mut touched = step.touched.into_inner();
             if touched.len() >= limits::FLUSH_ALONE && self.loops.len() > 1 {
@@ -445,6 +604,125 @@ impl Core {
                 audit::applied(record);
             }
         });
+    }
+
+    /// Does what the node has asked for, in its order, unless another thread is at it: then that one does.
+    fn run_tasks(&self) {
+        loop {
+            let Some(mut runner) = self.runner.try_lock() else { return };
+            loop {
+                let Some(task) = self.tasks.lock().pop_front() else { break };
+                self.run_task(task, &mut runner);
+            }
+            for link in runner.touched.drain(..) {
+                link.flush();
+            }
+            drop(runner);
+            if self.tasks.lock().is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn run_task(&self, task: Task, runner: &mut Runner) {
+        let Task { output, applier } = task;
+        match output {
+            Output::PersistEpochs { accepted, current } => {
+                return self.log.want(DiskJob::Epochs { accepted, current });
+            }
+            Output::Truncate { after, .. } => return self.log.want(DiskJob::Truncate { after, applier }),
+            Output::Reload => {
+                return self.log.want(DiskJob::Reload(applier.expect("the node lends its applier for this")));
+            }
+            Output::SaveSnapshot { zxid } => return self.log.want(DiskJob::Save { zxid }),
+            Output::Serve(service) => return self.serve(service),
+            Output::Note(note) => return tracing::info!("{note}"),
+            _ => {}
+        }
+        let Some(peers) = &self.peers else {
+            // A server alone has no links; nobody can have connected.
+            return tracing::error!(?output, "a server that runs alone was asked to talk to others");
+        };
+        let me = || self.me.upgrade().expect("somebody steps the node of this core");
+        match output {
+            Output::Notify { to, payload } => peers.notify(to, &payload),
+            Output::Dial { to } => peers.dial(to),
+            Output::Close { link } => peers.close(link),
+            Output::Send { link, packets } => runner.touched.extend(peers.send(link, &packets)),
+            Output::SendAll { links, packets } => {
+                for &link in links.iter() {
+                    runner.touched.extend(peers.send(link, &packets));
+                }
+            }
+            Output::Propose { links, records } => runner.broadcast(peers, &links, &records, false),
+            Output::Inform { links, records } => runner.broadcast(peers, &links, &records, true),
+            Output::SendLog { link, after, upto } => {
+                if let Some((link, job)) = peers.push_job(link, Job::Log { after, upto }) {
+                    jobs::begin(me(), link, job);
+                }
+            }
+            Output::SendSnapshot { link } => {
+                if let Some((link, job)) = peers.push_job(link, Job::Snapshot) {
+                    jobs::begin(me(), link, job);
+                }
+            }
+            Output::FindInLog { link, zxid } => jobs::find_in_log(me(), link, zxid),
+            Output::ReceiveSnapshot { link, zxid } => {
+                let applier = applier.expect("the node lends its applier for this");
+                peers.tell(crate::peers::Message::ReceiveSnapshot(link, zxid, applier));
+            }
+            Output::PersistEpochs { .. }
+            | Output::Truncate { .. }
+            | Output::Reload
+            | Output::SaveSnapshot { .. }
+            | Output::Serve(_)
+            | Output::Note(_) => unreachable!("done above"),
+        }
+    }
+
+    /// What this server does for clients from now on.
+    fn serve(&self, service: Service) {
+        let was = self.service.swap(service as u8, Ordering::SeqCst);
+        if was != service as u8 {
+            match service {
+                Service::None => {
+                    tracing::info!("clients are not served: there is no leader, or none is known yet")
+                }
+                other => tracing::info!("clients are served: {}", mode_name(other)),
+            }
+        }
+        if service == Service::None {
+            for conn in self.conns.all() {
+                conn.cut();
+            }
+        }
+    }
+
+    /// What this server does for clients; `None` when it runs alone.
+    pub fn service(&self) -> Option<Service> {
+        self.peers.as_ref()?;
+        let now = self.service.load(Ordering::SeqCst);
+        [Service::ReadOnly, Service::Leading, Service::Following, Service::Observing]
+            .into_iter()
+            .find(|s| *s as u8 == now)
+            .or(Some(Service::None))
+    }
+
+    /// Whether clients are served at all.
+    pub fn is_serving(&self) -> bool {
+        self.peers.is_none() || self.service.load(Ordering::SeqCst) != Service::None as u8
+    }
+
+    /// The connections to the other servers; `None` when this one runs alone.
+    pub fn peers(&self) -> Option<&Arc<Peers>> {
+        self.peers.as_ref()
+    }
+
+    /// Puts the configuration of the ensemble into its znode: no txn, each server sets its own.
+    pub fn plant_config(&self, applier: &mut Applier) {
+        if let config::Membership::Ensemble(e) = &self.settings.membership {
+            crate::disk::plant_config(applier, e, self.clock.now().wall);
+        }
     }
 
     /// The time, where times are taken; else the one given.
@@ -627,7 +905,7 @@ impl<'a> Laps<'a> {
 }
 
 impl Item {
-    fn as_input<'a>(&'a self, bytes: &'a [u8]) -> Input<'a> {
+    fn as_input<'a>(&'a mut self, bytes: &'a [u8]) -> Input<'a> {
         match self {
             Item::Connect { conn, request } => Input::Connect {
                 conn: *conn,
@@ -658,6 +936,24 @@ impl Item {
             Item::EpochsPersisted(epochs) => Input::EpochsPersisted(*epochs),
             Item::LogFull(full) => Input::LogFull(*full),
             Item::Tick => Input::Tick,
+            Item::Notification { from, start, end } => Input::Notification {
+                from: *from,
+                notification: Notification::decode(&bytes[*start..*end])
+                    .ok()
+                    .flatten()
+                    .expect("it was found to decode before it was put here"),
+            },
+            Item::Packet { link, from_leader, start, end } => {
+                const FOUND: &str = "it was found to decode before it was put here";
+                let link = *link;
+                let packet = Packet::read(&mut Reader::new(&bytes[*start..*end])).expect(FOUND);
+                if *from_leader {
+                    Input::FromLeader { link, packet: FromLeader::parse(&packet).expect(FOUND) }
+                } else {
+                    Input::FromLearner { link, packet: FromLearner::parse(&packet).expect(FOUND) }
+                }
+            }
+            Item::Peer(input) => input.take().expect("an item is stepped once"),
         }
     }
 }

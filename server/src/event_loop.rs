@@ -591,6 +591,11 @@ impl Owned {
             self.conn.stats.received(4 + len);
             if self.state == State::Fresh {
                 match ConnectRequest::decode(payload) {
+                    Ok(_) if !core.is_serving() => {
+                        // There is no leader, or none is known yet: the client tries another server.
+                        tracing::debug!(peer = %self.conn.peer, "not serving clients now, closing");
+                        return (After::Drop, at);
+                    }
                     Ok(request) => {
                         core.stats.add(Counter::Handshakes, 1);
                         core.stats.add(Counter::Resumptions, u64::from(request.session != SessionId::NONE));

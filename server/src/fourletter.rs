@@ -1,10 +1,11 @@
 //! The four-letter words: the first four bytes of a fresh connection, answered in text (client protocol, 12).
 
 use crate::conn::Conn;
-use crate::core::Core;
+use crate::core::{Core, mode_name};
 use crate::metrics;
 use crate::stats::Counter;
 use crate::version;
+use node::Service;
 use proto::client::OpCode;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -109,10 +110,22 @@ pub fn answer(core: &Core, conn: &Conn, word: Word, bytes: &[u8]) {
     conn.append_with(|out| out.extend_from_slice(text.as_bytes()));
 }
 
+/// What most words say while there is no leader, or none is known yet.
+const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests\n";
+
 fn write_answer(core: &Core, conn: &Conn, word: Word, bytes: &[u8], out: &mut String) -> std::fmt::Result {
+    let always =
+        matches!(word, Word::Ruok | Word::Envi | Word::Gtmk | Word::Stmk | Word::Isro | Word::TelnetClose);
+    if !core.is_serving() && !always {
+        return out.write_str(NOT_SERVING);
+    }
     match word {
         Word::Ruok => out.write_str("imok"),
-        Word::Isro => out.write_str("rw"),
+        Word::Isro => out.write_str(match core.service() {
+            Some(Service::None) => "null",
+            Some(Service::ReadOnly) => "ro",
+            _ => "rw",
+        }),
         Word::Gtmk => write!(out, "{}", TRACE_MASK.load(Ordering::Relaxed)),
         Word::Stmk => {
             if let Some(mask) = bytes.get(4..12).and_then(|b| b.try_into().ok()).map(i64::from_be_bytes) {
@@ -201,7 +214,14 @@ fn conf(core: &Core, out: &mut String) -> std::fmt::Result {
     writeln!(out, "minSessionTimeout={}", s.sessions.timeout_min_ms)?;
     writeln!(out, "maxSessionTimeout={}", s.sessions.timeout_max_ms)?;
     writeln!(out, "clientPortListenBacklog={}", s.client.backlog.map_or(-1, |b| b as i32))?;
-    writeln!(out, "serverId={}", s.my_id.map_or(0, |id| id.0))
+    writeln!(out, "serverId={}", s.my_id.map_or(0, |id| id.0))?;
+    let Some(e) = s.ensemble() else { return Ok(()) };
+    let own = &e.me().addresses[0];
+    writeln!(out, "initLimit={}\nsyncLimit={}\nelectionAlg=3", e.init_limit_ticks, e.sync_limit_ticks)?;
+    writeln!(out, "electionPort={}\nquorumPort={}", own.election_port, own.quorum_port)?;
+    writeln!(out, "peerType={}", i32::from(e.role == config::Role::Observer))?;
+    // As Apache prints it: a blank behind the colon, and no line end behind the last line.
+    write!(out, "membership: \n{}", e.config_text())
 }
 
 pub(crate) fn envi(out: &mut String) -> std::fmt::Result {
@@ -246,6 +266,9 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
     let s = &core.stats;
     let l = s.latency();
     writeln!(out, "Zookeeper version: {}, built on {}", version::FULL_NUMBER, version::BUILT)?;
+    if core.service() == Some(Service::ReadOnly) {
+        writeln!(out, "READ-ONLY mode; serving only read-only clients")?;
+    }
     if let Some(own) = clients_for {
         writeln!(out, "Clients:")?;
         for c in core.conns.all() {
@@ -259,8 +282,13 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
     writeln!(out, "Connections: {}", core.conns.count())?;
     writeln!(out, "Outstanding: {}", core.outstanding.load(Ordering::Relaxed))?;
     writeln!(out, "Zxid: {}", core.tree.applied())?;
-    writeln!(out, "Mode: standalone")?;
+    writeln!(out, "Mode: {}", mode(core))?;
     writeln!(out, "Node count: {}", core.tree.stats().znodes)
+}
+
+/// The mode of this server: `standalone`, or what it is in its ensemble.
+pub fn mode(core: &Core) -> &'static str {
+    core.service().map_or("standalone", mode_name)
 }
 
 fn connection_line(c: &Conn, is_asking: bool, long: bool, out: &mut String) -> std::fmt::Result {

@@ -11,7 +11,6 @@ use snapshot::apache::{self, Start};
 use snapshot::{Catalogue, Kind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use vfs::Dir;
 
 /// What an import leaves for the superblock.
@@ -85,7 +84,7 @@ pub fn import_apache(
     let catalogue = Catalogue::open(snapshot_dir.clone(), None)
         .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {}", with_causes(&e))))?;
     let own = Snapshots::new(snapshot_dir.clone(), catalogue, cluster, server);
-    own.write(&tree, &|| WallMs(0), &AtomicBool::new(false), None)
+    own.write(&tree, &|| WallMs(0), &|| false, None)
         .map_err(|e| Failure::DataDir(format!("the imported state can't be written: {e}")))?;
     tracing::info!(
         zxid = %tree.applied(),

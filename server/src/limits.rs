@@ -102,3 +102,22 @@ pub const CHILD_PAGE: usize = 500;
 
 /// Bytes of a value that the tree browser shows.
 pub const SHOWN_VALUE_BYTES: usize = 64 << 10;
+
+/// Bytes that may wait for another server on the quorum port. A learner that is further behind is cut off and comes back for
+/// a snapshot: its backlog must not become the leader's memory. Seconds of the fastest write load, so that a snapshot of some
+/// hundred MB can be sent while writes go on.
+pub const LINK_UNSENT_MAX: usize = 256 << 20;
+
+/// Bytes of a snapshot, or of a stretch of the log, that may wait for the socket before the thread that makes them waits too.
+pub const JOB_WINDOW: usize = 1 << 20;
+
+/// Bytes that may wait on a connection of the election port: one notification waits at a time, and the largest is half of it.
+pub const ELECTION_UNSENT_MAX: usize = 1 << 20;
+
+/// Sockets of both peer ports together: an ensemble has two for each of at most 255 servers, and for a moment those that
+/// replace them. What goes beyond does not belong here.
+pub const PEER_SOCKETS_MAX: usize = 2048;
+
+/// The smallest bound of a packet's data, bytes: what Apache's servers take with their defaults, twice `jute.maxbuffer`, and
+/// as much again for the sessions that a follower of many clients reports.
+pub const PACKET_FLOOR: usize = 4 << 20;

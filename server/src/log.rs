@@ -10,10 +10,11 @@ use crate::event_loop::Message;
 use crate::requests::Trace;
 use crate::snapshots::{BYTES_PER_SECOND, Snapshots};
 use crate::stats::{Counter, Measure};
+use engine::Applier;
 use node::stage::Stage;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use proto::txn::RecordBatch;
-use proto::{Epoch, Zxid};
+use proto::{Durable, DurableEpochs, Epoch, Zxid};
 use snapshot::Policy;
 use snapshot::policy::Chance;
 use std::collections::VecDeque;
@@ -63,6 +64,10 @@ pub struct LogQueue {
     snapshot_due: Mutex<bool>,
     snapshot_wake: Condvar,
     snapshots: Snapshots,
+    /// Held while a snapshot is written and old ones are retired.
+    snapshot_running: Mutex<()>,
+    /// The one that is being written is of no use any more.
+    snapshot_abort: AtomicBool,
     retention_keep: Option<usize>,
     next_event_loop: AtomicUsize,
     directories: [std::path::PathBuf; 2],
@@ -92,8 +97,33 @@ struct Queued {
 #[derive(Default)]
 struct Wake {
     work: bool,
-    epoch: Option<Epoch>,
-    epoch_done: Option<Epoch>,
+    /// What is to be done between two batches, oldest first.
+    jobs: VecDeque<DiskJob>,
+}
+
+/// What the node wants of the disk besides its records. None is asked for while a batch is on its way.
+pub enum DiskJob {
+    /// The superblock's epochs.
+    Epochs {
+        /// The promise.
+        accepted: Epoch,
+        /// The history, and the proof that it is here.
+        current: Option<(Epoch, Durable)>,
+    },
+    /// Cut the log, and build the tree again if the applier is there for it.
+    Truncate {
+        /// The last zxid that stays.
+        after: Zxid,
+        /// The writer of the tree.
+        applier: Option<Box<Applier>>,
+    },
+    /// Build the tree again.
+    Reload(Box<Applier>),
+    /// Write the tree, and begin the log behind it.
+    Save {
+        /// The zxid of the tree.
+        zxid: Zxid,
+    },
 }
 
 /// Two numbers from the system's randomness, for the snapshot rule.
@@ -156,6 +186,8 @@ impl LogQueue {
             snapshot_due: Mutex::new(false),
             snapshot_wake: Condvar::new(),
             snapshots: parts.snapshots,
+            snapshot_running: Mutex::default(),
+            snapshot_abort: AtomicBool::new(false),
             retention_keep: parts.retention_keep,
             next_event_loop: AtomicUsize::new(0),
             directories: parts.directories,
@@ -169,14 +201,12 @@ impl LogQueue {
         self.queued.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The record of `epoch` is to be made durable.
-    pub fn want_epoch(&self, epoch: Epoch) {
+    /// Something is to be done by the log thread, behind the batches that wait.
+    pub fn want(&self, job: DiskJob) {
         let mut wake = self.wake.lock();
-        if wake.epoch.is_none_or(|e| e < epoch) && wake.epoch_done.is_none_or(|e| e < epoch) {
-            wake.epoch = Some(epoch);
-            wake.work = true;
-            self.woken.notify_one();
-        }
+        wake.jobs.push_back(job);
+        wake.work = true;
+        self.woken.notify_one();
     }
 
     /// Writes what waits, if the log is free and `alone`, the calling loop, has nothing else to do; else leaves it
@@ -238,7 +268,7 @@ impl LogQueue {
             tracing::info!("the log thread runs at normal priority, since a higher one is refused: {e}");
         }
         loop {
-            let epoch = {
+            let job = {
                 let mut wake = self.wake.lock();
                 if !wake.work {
                     self.busy.store(false, Ordering::SeqCst);
@@ -248,11 +278,13 @@ impl LogQueue {
                         self.woken.wait_for(&mut wake, IDLE);
                     }
                 }
-                wake.work = false;
-                wake.epoch.take()
+                // Behind the batches: the node has asked for it after them.
+                let job = if self.queued.load(Ordering::SeqCst) == 0 { wake.jobs.pop_front() } else { None };
+                wake.work = !wake.jobs.is_empty();
+                job
             };
-            if let Some(epoch) = epoch {
-                self.enter_epoch(core, epoch);
+            if let Some(job) = job {
+                self.run_job(core, job);
             }
             if self.queued.load(Ordering::SeqCst) == 0 {
                 let mut writer = self.writer.lock();
@@ -307,19 +339,149 @@ impl LogQueue {
         core.set_log_full(full);
     }
 
-    fn enter_epoch(&self, core: &Core, epoch: Epoch) {
-        let history = self.writer.lock().appender.durable();
-        let mut superblock = self.superblock.lock();
-        let entered = superblock.accept_epoch(epoch).and_then(|()| superblock.enter_epoch(epoch, history));
-        let epochs = superblock.epochs();
-        drop(superblock);
-        if let Err(e) = entered {
-            die(&e);
+    fn run_job(&self, core: &Core, job: DiskJob) {
+        match job {
+            DiskJob::Epochs { accepted, current } => {
+                let epochs = self.persist_epochs(accepted, current).unwrap_or_else(|e| die(&e));
+                core.submit_epochs(epochs);
+            }
+            DiskJob::Truncate { after, applier } => {
+                let _still = self.still();
+                let durable = self.cut(after);
+                let applier = applier.map(|applier| self.rebuild(core, applier));
+                core.submit_truncated(durable, applier.map(|a| *a));
+            }
+            DiskJob::Reload(applier) => {
+                let _still = self.still();
+                let applier = self.rebuild(core, applier);
+                core.submit_reloaded(*applier);
+            }
+            DiskJob::Save { zxid } => {
+                let _still = self.still();
+                let durable = self.save(core, zxid);
+                core.submit_snapshot_saved(durable);
+            }
         }
-        tracing::info!(%epoch, "a new epoch begins, since the counter of zxids nears its end");
-        self.wake.lock().epoch_done = Some(epoch);
-        core.submit_epochs(epochs);
         core.pump();
+    }
+
+    fn persist_epochs(
+        &self,
+        accepted: Epoch,
+        current: Option<(Epoch, Durable)>,
+    ) -> Result<DurableEpochs, wal::Error> {
+        let mut superblock = self.superblock.lock();
+        if superblock.contents().accepted_epoch < accepted {
+            superblock.accept_epoch(accepted)?;
+        }
+        if let Some((epoch, history)) = current {
+            superblock.enter_epoch(epoch, history)?;
+        }
+        let epochs = superblock.epochs();
+        tracing::info!(accepted = %epochs.accepted(), current = %epochs.current(), "epochs recorded");
+        Ok(epochs)
+    }
+
+    /// Ends the snapshot that is being written, if any, and keeps others from being begun until the guard goes: what is
+    /// walked over is about to change other than by transactions.
+    fn still(&self) -> MutexGuard<'_, ()> {
+        self.snapshot_abort.store(true, Ordering::SeqCst);
+        let guard = self.snapshot_running.lock();
+        self.snapshot_abort.store(false, Ordering::SeqCst);
+        guard
+    }
+
+    fn cut(&self, after: Zxid) -> Durable {
+        let mut superblock = self.superblock.lock();
+        let mut writer = self.writer.lock();
+        let cut = self.snapshots.with_catalogue(|catalogue| {
+            crate::disk::cut(&mut writer.appender, &mut superblock, catalogue, after)
+        });
+        writer.counted = writer.appender.counts();
+        match cut {
+            Ok(durable) => {
+                tracing::info!(%after, end = %durable.upto(), "the log was cut");
+                durable
+            }
+            Err(e) => die_of(&e.to_string()),
+        }
+    }
+
+    fn rebuild(&self, core: &Core, mut applier: Box<Applier>) -> Box<Applier> {
+        let started = Instant::now();
+        let base = self.writer.lock().appender.base();
+        let loaded = self.snapshots.with_catalogue(|catalogue| {
+            crate::disk::load_newest(
+                &core.settings,
+                &crate::admin::Progress::default(),
+                catalogue,
+                base,
+                &mut applier,
+            )
+        });
+        let start = applier.tree().applied();
+        let built = loaded.and_then(|end| {
+            self.read_log(start, Zxid::MAX, |zxid, record| {
+                crate::disk::replay_one(&mut applier, zxid, record)
+            })?;
+            crate::disk::check_tree(&core.settings, applier.tree(), start, end)
+        });
+        if let Err(e) = built {
+            die_of(&e.to_string());
+        }
+        core.plant_config(&mut applier);
+        let ms = started.elapsed().as_millis() as u64;
+        tracing::info!(zxid = %applier.tree().applied(), ms, "the tree was built again from disk");
+        applier
+    }
+
+    /// Writes the tree, which nobody changes meanwhile, and begins the log behind it.
+    fn save(&self, core: &Core, zxid: Zxid) -> Durable {
+        assert_eq!(core.tree.applied(), zxid, "the tree is saved as it stands");
+        let written = self.snapshots.write(&core.tree, &|| core.clock().now().wall, &|| false, None);
+        let bytes = written.unwrap_or_else(|e| die_of(&e.to_string()));
+        let durable = self.cut(zxid);
+        assert_eq!(durable.upto(), zxid, "the log begins behind the snapshot");
+        if let Err(e) = self.snapshots.with_catalogue(|catalogue| catalogue.retire_before(zxid)) {
+            tracing::warn!("older snapshots stay: {}", with_causes(&e));
+        }
+        self.writer.lock().policy.completed(bytes);
+        durable
+    }
+
+    /// Gives the records of the log behind `after`, up to `upto`, to `take`. Writing goes on meanwhile.
+    ///
+    /// # Errors
+    /// When the log begins later or is damaged; what `take` returns.
+    pub fn read_log<E: From<wal::Error>>(
+        &self,
+        after: Zxid,
+        upto: Zxid,
+        mut take: impl FnMut(Zxid, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut reader = self.reader_around(after)?;
+        while let Some(batch) = reader.next_batch()? {
+            if batch.info.last <= after {
+                continue;
+            }
+            for (zxid, record) in batch.records() {
+                if zxid > upto {
+                    return Ok(());
+                }
+                if zxid > after {
+                    take(zxid, record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A reader that begins at or before `zxid`.
+    ///
+    /// # Errors
+    /// When the log begins later.
+    pub fn reader_around(&self, zxid: Zxid) -> Result<wal::Reader, wal::Error> {
+        self.writer.lock().appender.reader(zxid)
     }
 
     /// One durable write of everything that waits; false when nothing was written. The node's inbox learns of it
@@ -422,10 +584,13 @@ impl LogQueue {
                 return;
             }
             let started = Instant::now();
+            let _running = self.snapshot_running.lock();
+            let give_up =
+                || core.stopping.load(Ordering::Relaxed) || self.snapshot_abort.load(Ordering::Relaxed);
             let written = self.snapshots.write(
                 &core.tree,
                 &|| core.clock().now().wall,
-                &core.stopping,
+                &give_up,
                 Some(BYTES_PER_SECOND),
             );
             let mut writer = self.writer.lock();
@@ -437,7 +602,8 @@ impl LogQueue {
                     drop(writer);
                     self.retire(core);
                 }
-                Err(crate::snapshots::Failure::Stopped) => return,
+                // The server stops, or the tree is about to be another one.
+                Err(crate::snapshots::Failure::Stopped) => {}
                 Err(crate::snapshots::Failure::Write(e)) => {
                     core.stats.add(Counter::SnapshotErrors, 1);
                     tracing::error!("no snapshot was written, the log keeps everything: {}", with_causes(&e));
@@ -504,9 +670,10 @@ impl LogQueue {
 
 /// A failed write of the log is final (fsync is never asked twice): nothing more is acknowledged.
 fn die(e: &wal::Error) -> ! {
-    tracing::error!(
-        "the log can't be written, the server stops and acknowledges nothing more: {}",
-        with_causes(e)
-    );
+    die_of(&with_causes(e))
+}
+
+fn die_of(why: &str) -> ! {
+    tracing::error!("the log can't be written, the server stops and acknowledges nothing more: {why}");
     std::process::exit(i32::from(crate::boot::Failure::LOG_WRITE));
 }

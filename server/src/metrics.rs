@@ -8,6 +8,7 @@ use crate::core::Core;
 use crate::limits;
 use crate::stats::{Counted, Counter, Measure, OPS};
 use crate::version;
+use node::Service;
 use node::stage::Stage;
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
@@ -372,6 +373,20 @@ pub fn summaries(core: &Core) -> Vec<Summary> {
     basic.chain(advanced).collect()
 }
 
+/// What the server is, and in an ensemble what it does there.
+fn server_state(core: &Core) -> String {
+    let mut text = format!("zk_server_state\t{}\n", crate::fourletter::mode(core));
+    let doing = match core.service() {
+        None | Some(Service::None) => return text,
+        Some(Service::ReadOnly) => "looking",
+        Some(Service::Leading) => "leading - broadcast",
+        Some(Service::Following) => "following - broadcast",
+        Some(Service::Observing) => "observing - broadcast",
+    };
+    text.push_str(&format!("zk_peer_state\t{doing}\n"));
+    text
+}
+
 /// All of Apache's metrics: gauges, counters, summaries, by key without prefix.
 pub fn monitor(core: &Core) -> Vec<(String, Number)> {
     let mut all: Vec<(String, Number)> = Vec::new();
@@ -398,7 +413,7 @@ pub fn monitor(core: &Core) -> Vec<(String, Number)> {
 /// `mntr`: a head, then [`monitor`].
 pub fn mntr(core: &Core, out: &mut String) -> std::fmt::Result {
     writeln!(out, "zk_version\t{}, built on {}", version::FULL_NUMBER, version::BUILT)?;
-    writeln!(out, "zk_server_state\tstandalone")?;
+    out.push_str(&server_state(core));
     for (key, value) in monitor(core) {
         writeln!(out, "zk_{key}\t{value}")?;
     }
@@ -469,7 +484,7 @@ fn apache(core: &Core, process: &Process, text: &mut Text) {
 pub fn mntr_as_samples(core: &Core) -> String {
     let mut text = Text { out: String::new(), heads: false, prefix: "zk_", separator: '\t' };
     let _ = writeln!(text.out, "zk_version\t{}, built on {}", version::FULL_NUMBER, version::BUILT);
-    let _ = writeln!(text.out, "zk_server_state\tstandalone");
+    text.out.push_str(&server_state(core));
     apache(core, &Process::read(), &mut text);
     text.out
 }

@@ -8,7 +8,6 @@ use proto::{WallMs, Zxid};
 use snapshot::{Catalogue, Digest, Header, Kind, Writer};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes of records taken from the tree in one slice: a few hundred znodes, some tens of microseconds under the
@@ -35,7 +34,7 @@ pub struct Snapshots {
 pub enum Failure {
     /// The file could not be written.
     Write(snapshot::Error),
-    /// The server stops.
+    /// The server stops, or the tree is about to be another one.
     Stopped,
 }
 
@@ -60,13 +59,12 @@ impl Snapshots {
     }
 
     /// Writes a snapshot of `tree` as it is from now on, and returns its uncompressed size in bytes: what it
-    /// cost. `bytes_per_second` bounds
-    /// the pace, uncompressed.
+    /// cost. `bytes_per_second` bounds the pace, uncompressed; when `give_up` says so, nothing is written.
     pub fn write(
         &self,
         tree: &Tree,
         now: &dyn Fn() -> WallMs,
-        stopping: &AtomicBool,
+        give_up: &dyn Fn() -> bool,
         bytes_per_second: Option<u64>,
     ) -> Result<u64, Failure> {
         let started = Instant::now();
@@ -94,7 +92,7 @@ impl Snapshots {
             if count > 0 {
                 writer.part(kind, count, &buffer).map_err(Failure::Write)?;
             }
-            if stopping.load(Ordering::Relaxed) {
+            if give_up() {
                 return Err(Failure::Stopped);
             }
             bytes += buffer.len() as u64;
@@ -104,6 +102,9 @@ impl Snapshots {
                     std::thread::sleep(ahead.min(PAUSE_MAX));
                 }
             }
+        }
+        if give_up() {
+            return Err(Failure::Stopped);
         }
         let (end, digest) = walk.end().expect("a walk that is done has an end");
         let digest =
@@ -125,6 +126,11 @@ impl Snapshots {
     pub fn last(&self) -> Option<(Zxid, WallMs)> {
         let catalogue = self.catalogue.lock();
         catalogue.entries().first().map(|e| (e.start(), e.header().written))
+    }
+
+    /// Lets `look` at the directory, or change it.
+    pub fn with_catalogue<R>(&self, look: impl FnOnce(&mut Catalogue) -> R) -> R {
+        look(&mut self.catalogue.lock())
     }
 
     /// Removes the snapshots that `keep` newer verified ones make redundant. Returns the zxid from which on the log

@@ -25,6 +25,7 @@ impl Resolver {
             my_id,
             membership: membership?,
             reconfig: self.flag(row("reconfigEnabled")),
+            read_only_mode,
             client,
             sessions,
             tree,

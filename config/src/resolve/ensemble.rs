@@ -25,13 +25,16 @@ impl Resolver {
         let lines = self.lines(raw, origin);
         let quorum_timing = ["initLimit", "syncLimit"].map(|name| self.u32(name));
         let standalone_enabled = self.flag(row("standaloneEnabled"));
-        let local = self.flag(row("localSessionsEnabled"));
-        let upgrading = self.flag(row("localSessionsUpgradingEnabled"));
         let dynamic_file = self.path("dynamicConfigFile");
         self.int(row("electionAlg"));
         let peer_type = self.peer_type();
         let listen_on_all_addresses = self.flag(row("quorumListenOnAllIPs"));
         let keep_alive = self.flag(row("tcpKeepAlive"));
+        let resend_ms = ["min", "max"].map(|m| self.u32(&format!("fastleader.{m}NotificationInterval")));
+        let dial_timeout_ms = self.u32("cnxTimeout");
+        let hello_timeout_ms = u32::try_from(self.int(row("quorumCnxnTimeoutMs"))).ok().filter(|&ms| ms > 0);
+        let bind_retries = Some(self.u32("electionPortBindRetry")).filter(|&n| n > 0);
+        let kept_records = self.u32("commitLogCount");
 
         let my_line = my_id.and_then(|id| lines.members.get(&id)).and_then(|m| m.client.clone());
         let voters = lines.members.values().filter(|m| m.role == Role::Participant).count();
@@ -68,7 +71,7 @@ impl Resolver {
             let fine = self.faults.len() == faults;
             return (fine.then_some(Membership::Standalone), my_line);
         }
-        self.ensemble = Some((lines.origin.clone(), lines.members.len()));
+        self.honour_ensemble_keys();
         match voters {
             2 => self.note(
                 "server.*",
@@ -87,6 +90,13 @@ impl Resolver {
                 let wanted = "a number of ticks, at least 1, in an ensemble";
                 self.fault_at(name, at, wanted, "0 or no such key", &format!("add e.g. {name}=5"));
             }
+        }
+        if self.flag(row("reconfigEnabled"))
+            && let Some(given) = self.given(row("reconfigEnabled"))
+        {
+            let wanted =
+                "false in an ensemble: its membership can't be changed while it runs, in this version";
+            self.fault(&given, wanted, "remove it, or keep these servers on ZooKeeper");
         }
         if my_id.is_none() && raw.my_id == MyId::Missing {
             let dir = self.text("dataDir").unwrap_or_default();
@@ -126,11 +136,11 @@ impl Resolver {
             listen_on_all_addresses,
             keep_alive,
             standalone_enabled,
-            local_sessions: match (local, upgrading) {
-                (false, _) => LocalSessions::Off,
-                (true, false) => LocalSessions::On,
-                (true, true) => LocalSessions::Upgrading,
-            },
+            dial_timeout_ms,
+            hello_timeout_ms,
+            bind_retries,
+            resend_ms: (resend_ms[0], resend_ms[1].max(resend_ms[0])),
+            kept_records,
         };
         (Some(Membership::Ensemble(Box::new(ensemble))), my_line)
     }
@@ -148,6 +158,7 @@ impl Resolver {
 
     /// Reads the member lines of the dynamic file, or of `zoo.cfg` where there is none.
     fn lines(&mut self, raw: &RawConfig, origin: &Origin) -> Lines {
+        let faults = self.faults.len();
         let mut origin = origin.clone();
         if let Some(dynamic) = &raw.dynamic {
             origin = Origin::File(dynamic.path.clone());
@@ -171,9 +182,7 @@ impl Resolver {
                 );
             }
         }
-        for family in ["server.*", "group*", "weight*"] {
-            self.read.insert((family, false));
-        }
+        self.read.insert(("server.*", false));
         let mut members = BTreeMap::new();
         let mut groups: BTreeMap<i64, Vec<ServerId>> = BTreeMap::new();
         let mut weights = BTreeMap::new();
@@ -233,6 +242,12 @@ impl Resolver {
             if !groups.is_empty() && !groups.values().any(counts) {
                 let (wanted, found) = ("a group with weight", "0 everywhere: no quorum could ever form");
                 self.fault_at("weight*", origin.clone(), wanted, found, "give some server a weight above 0");
+            }
+            if self.faults.len() == faults {
+                let wanted =
+                    "a majority of the participants: groups and weights are not available in this version";
+                let remedy = "remove the group and weight lines, or keep these servers on ZooKeeper";
+                self.fault_at("group*", origin.clone(), wanted, "group or weight lines", remedy);
             }
             Quorum::Hierarchical { groups, weights }
         } else {

@@ -1,0 +1,77 @@
+#!/bin/bash
+# Three servers on this machine that form an ensemble: ensemble.sh start | status | stop
+#
+# Ports 2181 to 2183 for clients, 2888 to 2890 and 3888 to 3890 between the servers, all on the loopback address; data,
+# configurations and logs in ./falconer-ensemble. What `start` writes there is what each of three machines would have, but
+# for the ports.
+set -euo pipefail
+falconerd="$(dirname "$0")/../target/release/falconerd"
+home="$PWD/falconer-ensemble"
+
+say() { # the port's answer to srvr; nothing when nobody listens
+    { exec 3<> "/dev/tcp/127.0.0.1/$1" && printf srvr >&3 && cat <&3; } 2> /dev/null || true
+}
+
+start() {
+    for n in 1 2 3; do
+        mkdir -p "$home/$n"
+        echo "$n" > "$home/$n/myid"
+        cat > "$home/$n/zoo.cfg" << END
+dataDir=$home/$n
+clientPort=$((2180 + n))
+clientPortAddress=127.0.0.1
+tickTime=2000
+initLimit=10
+syncLimit=5
+admin.enableServer=false
+server.1=127.0.0.1:2888:3888
+server.2=127.0.0.1:2889:3889
+server.3=127.0.0.1:2890:3890
+END
+        if [ -f "$home/$n/pid" ] && kill -0 "$(cat "$home/$n/pid")" 2> /dev/null; then
+            echo "server $n runs already"
+            continue
+        fi
+        "$falconerd" "$home/$n/zoo.cfg" >> "$home/$n/log.txt" 2>&1 < /dev/null &
+        echo $! > "$home/$n/pid"
+    done
+    for _ in $(seq 100); do
+        serving=0
+        for n in 1 2 3; do
+            if say $((2180 + n)) | grep -q '^Mode: '; then serving=$((serving + 1)); fi
+        done
+        [ $serving -lt 3 ] || break
+        sleep 0.1
+    done
+    status
+}
+
+status() {
+    for n in 1 2 3; do
+        answer="$(say $((2180 + n)))"
+        mode="$(sed -n 's/^Mode: //p' <<< "$answer")"
+        zxid="$(sed -n 's/^Zxid: //p' <<< "$answer")"
+        if [ -n "$mode" ]; then
+            echo "server $n on 127.0.0.1:$((2180 + n)): $mode, zxid $zxid"
+        elif [ -n "$answer" ]; then
+            echo "server $n on 127.0.0.1:$((2180 + n)): looks for a leader"
+        else
+            echo "server $n on 127.0.0.1:$((2180 + n)): down (log: $home/$n/log.txt)"
+        fi
+    done
+}
+
+stop() {
+    for n in 1 2 3; do
+        [ -f "$home/$n/pid" ] || continue
+        kill "$(cat "$home/$n/pid")" 2> /dev/null || true
+        rm "$home/$n/pid"
+    done
+}
+
+case "${1:-}" in
+    start) start ;;
+    status) status ;;
+    stop) stop ;;
+    *) echo "usage: $0 start | status | stop" >&2 && exit 2 ;;
+esac

@@ -1,0 +1,421 @@
+//! What takes long on a link, each by a thread of its own: a snapshot out or in, a stretch of the log.
+//!
+//! A snapshot goes out as the state at one zxid. A walk over the tree is of no single moment, and Apache's stream wants
+//! parents before children; so a copy of the tree is made, brought to the end of the walk by the records of the own log, and
+//! written from there. It takes as much memory as the tree for as long as the transfer takes.
+
+use super::Message;
+use super::link::{Job, Link};
+use crate::boot::{Nobody, with_causes};
+use crate::core::Core;
+use engine::{Applier, Settled, Tree};
+use proto::jute::Put;
+use proto::peer::FromLeader;
+use proto::txn::RecordBatch;
+use proto::{LinkId, Zxid};
+use snapshot::Kind;
+use std::fmt;
+use std::io::{self, ErrorKind, Read};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What stands behind a snapshot in the stream.
+const END_MARK: &str = "BenWasHere";
+
+/// Bytes of a snapshot or of the log that are put together before they are handed to the socket.
+const CHUNK: usize = 256 << 10;
+
+/// How often a transfer that takes long says how far it is.
+const SAID_EACH: Duration = Duration::from_secs(5);
+
+/// Why a job ended early. The link is cut: the learner comes back.
+#[derive(Debug)]
+enum Failure {
+    /// The other side takes nothing, or is gone.
+    Stalled,
+    /// The own log can't give what is asked for.
+    Log(wal::Error),
+    /// The log has a hole, or ends too early.
+    Hole { wanted: Zxid, found: Zxid },
+    /// The copy of the tree did not come out right.
+    Copy(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Stalled => f.write_str("the other side takes nothing"),
+            Failure::Log(e) => write!(f, "the log can't be read: {}", with_causes(e)),
+            Failure::Hole { wanted, found } => write!(f, "the log has {found} where {wanted} was wanted"),
+            Failure::Copy(why) => write!(f, "no consistent copy of the tree: {why}"),
+        }
+    }
+}
+
+impl From<wal::Error> for Failure {
+    fn from(e: wal::Error) -> Failure {
+        Failure::Log(e)
+    }
+}
+
+impl From<super::link::Stalled> for Failure {
+    fn from(_: super::link::Stalled) -> Failure {
+        Failure::Stalled
+    }
+}
+
+/// Begins a job, and the ones that wait behind it.
+pub fn begin(core: Arc<Core>, link: Arc<Link>, job: Job) {
+    let failed = link.clone();
+    let run = move || {
+        let mut next = Some(job);
+        while let Some(job) = next {
+            let done = match job {
+                Job::Snapshot => send_snapshot(&core, &link),
+                Job::Log { after, upto } => send_log(&core, &link, after, upto),
+            };
+            if let Err(e) = done {
+                tracing::warn!(peer = %link.peer, ?job, "a learner could not be brought up to date: {e}");
+                link.cut();
+                return;
+            }
+            next = link.job_done();
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().name("sync".into()).spawn(run) {
+        tracing::warn!("no thread for a learner: {e}");
+        failed.cut();
+    }
+}
+
+/// Says now and then how far a transfer is.
+struct Progress {
+    what: &'static str,
+    started: Instant,
+    said: Instant,
+    bytes: u64,
+}
+
+impl Progress {
+    fn new(what: &'static str) -> Progress {
+        Progress { what, started: Instant::now(), said: Instant::now(), bytes: 0 }
+    }
+
+    fn add(&mut self, link: &Link, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.said.elapsed() >= SAID_EACH {
+            self.said = Instant::now();
+            tracing::info!(peer = %link.peer, bytes = self.bytes, "{} is under way", self.what);
+        }
+    }
+
+    fn done(&self, link: &Link, zxid: Zxid) {
+        let ms = self.started.elapsed().as_millis() as u64;
+        tracing::info!(peer = %link.peer, bytes = self.bytes, %zxid, ms, "{} is done", self.what);
+    }
+}
+
+fn send_snapshot(core: &Core, link: &Link) -> Result<(), Failure> {
+    let (tree, zxid) = copy(core)?;
+    let stall = core.peers().expect("a link belongs to an ensemble").config().stall_timeout;
+    let mut progress = Progress::new("sending a snapshot");
+    let mut out = Vec::with_capacity(2 * CHUNK);
+    FromLeader::Snap { zxid }.encode(&mut out);
+    // The two tables have their counts in front.
+    let mut tables = [(0_usize, Vec::new()), (0, Vec::new())];
+    let mut walk = tree.walk();
+    loop {
+        let mut part = Vec::new();
+        let table = match walk.next(&tree, CHUNK, &mut part) {
+            engine::WalkPart { kind: engine::WalkKind::Sessions, count } => (&mut tables[0], count),
+            engine::WalkPart { kind: engine::WalkKind::Acls, count } => (&mut tables[1], count),
+            engine::WalkPart { kind: engine::WalkKind::Nodes | engine::WalkKind::Done, .. } => break,
+        };
+        table.0.0 += table.1 as usize;
+        table.0.1.append(&mut part);
+    }
+    for (count, bytes) in tables {
+        out.put_count(count);
+        out.extend_from_slice(&bytes);
+    }
+    let mut written = Ok(());
+    tree.each_parent_first(&mut |record| {
+        out.extend_from_slice(record);
+        if out.len() >= CHUNK && written.is_ok() {
+            written = link.write_job(&out, stall);
+            progress.add(link, out.len());
+            out.clear();
+        }
+    });
+    written?;
+    out.put_str("/");
+    out.put_str(END_MARK);
+    link.write_job(&out, stall)?;
+    progress.add(link, out.len());
+    progress.done(link, zxid);
+    Ok(())
+}
+
+/// The state at one zxid, apart from the one that goes on changing.
+fn copy(core: &Core) -> Result<(Arc<Tree>, Zxid), Failure> {
+    let wrong = |e: &dyn fmt::Debug| Failure::Copy(format!("{e:?}"));
+    let (copy, mut applier) = engine::new(core.tree.config().clone());
+    let importer = applier.import();
+    let mut walk = core.tree.walk();
+    let start = walk.start();
+    let mut part = Vec::with_capacity(2 * CHUNK);
+    loop {
+        part.clear();
+        let engine::WalkPart { kind, count } = walk.next(&core.tree, CHUNK / 4, &mut part);
+        match kind {
+            engine::WalkKind::Sessions => importer.sessions(&part, count),
+            engine::WalkKind::Acls => importer.acls(&part, count),
+            engine::WalkKind::Nodes => importer.nodes(&part, count),
+            engine::WalkKind::Done => break,
+        }
+        .map_err(|e| wrong(&e))?;
+    }
+    let (end, digest) = walk.end().expect("a walk that is done has an end");
+    let digest = copy.config().digest_enabled.then_some(digest);
+    importer.finish(start, Some(Settled { zxid: end, digest })).map_err(|e| wrong(&e))?;
+    if start < end {
+        core.log.read_log(start, end, |_, record| {
+            applier.apply(record, &Nobody, &mut |_, _| {}).map_err(|e| wrong(&e))
+        })?;
+    }
+    // A new epoch may have begun without a record.
+    applier.advance(end);
+    copy.check_links().map_err(|e| wrong(&e))?;
+    if copy.digest_mismatches() > 0 {
+        return Err(Failure::Copy("its digest is not the tree's".into()));
+    }
+    Ok((copy, end))
+}
+
+fn send_log(core: &Core, link: &Link, after: Zxid, upto: Zxid) -> Result<(), Failure> {
+    let stall = core.peers().expect("a link belongs to an ensemble").config().stall_timeout;
+    let mut progress = Progress::new("sending a stretch of the log");
+    let mut out = Vec::with_capacity(2 * CHUNK);
+    let mut last = after;
+    core.log.read_log(after, upto, |zxid, record| {
+        // Within an epoch nothing may be left out; how an epoch ends, only its leader knows.
+        if zxid.epoch() == last.epoch() && last.next() != Some(zxid) {
+            return Err(Failure::Hole { wanted: last.next().unwrap_or(last), found: zxid });
+        }
+        last = zxid;
+        FromLeader::Proposal { zxid, record }.encode(&mut out);
+        FromLeader::Commit { zxid }.encode(&mut out);
+        if out.len() >= CHUNK {
+            link.write_job(&out, stall)?;
+            progress.add(link, out.len());
+            out.clear();
+        }
+        Ok::<(), Failure>(())
+    })?;
+    if last != upto {
+        return Err(Failure::Hole { wanted: upto, found: last });
+    }
+    link.write_job(&out, stall)?;
+    progress.add(link, out.len());
+    progress.done(link, upto);
+    Ok(())
+}
+
+/// Looks in the log for the last record at or before `zxid`, for a learner whose history ends there.
+pub fn find_in_log(core: Arc<Core>, link: LinkId, zxid: Zxid) {
+    let told = core.clone();
+    let run = move || {
+        let found = look(&core, zxid);
+        core.submit_found_in_log(link, found);
+        core.pump();
+    };
+    if let Err(e) = std::thread::Builder::new().name("sync".into()).spawn(run) {
+        tracing::warn!("no thread to look into the log for a learner: {e}");
+        told.submit_found_in_log(link, None);
+    }
+}
+
+/// A stretch of the log longer than the tree, and than this, costs more than a snapshot, bytes.
+const LOG_MIN: u64 = 16 << 20;
+
+fn look(core: &Core, zxid: Zxid) -> Option<Zxid> {
+    let worth = LOG_MIN.max(core.tree.stats().data_bytes);
+    let mut found = None;
+    let mut behind = 0;
+    let mut reader = core.log.reader_around(zxid).ok()?;
+    if reader.base() <= zxid && reader.base() > Zxid::ZERO {
+        found = Some(reader.base());
+    }
+    loop {
+        let batch = match reader.next_batch() {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return found,
+            Err(e) => {
+                tracing::warn!(
+                    "the log can't be read for a learner, it gets a snapshot: {}",
+                    with_causes(&e)
+                );
+                return None;
+            }
+        };
+        for (at, record) in batch.records() {
+            if at <= zxid {
+                found = Some(at);
+            } else {
+                behind += record.len() as u64;
+            }
+        }
+        if behind > worth {
+            return None;
+        }
+    }
+}
+
+/// Reads the raw snapshot that comes through `link`, of which `ahead` has been read already, into the tree.
+pub fn receive_snapshot(core: Arc<Core>, link: Arc<Link>, zxid: Zxid, applier: Box<Applier>, ahead: Vec<u8>) {
+    let shared = Arc::new(parking_lot::Mutex::new(Some(applier)));
+    let (taken, told, id) = (shared.clone(), core.clone(), link.id);
+    let run = move || {
+        let mut applier = taken.lock().take().expect("it is put there once, before the thread begins");
+        let peers = core.peers().expect("a link belongs to an ensemble");
+        let patience = peers.config().stall_timeout;
+        let mut source = Source {
+            link: &link,
+            ahead: ahead.into(),
+            patience,
+            progress: Progress::new("reading a snapshot"),
+        };
+        let read = read_snapshot(&core, &mut source, &mut applier, zxid);
+        let behind = match read {
+            Ok(behind) => {
+                source.progress.done(&link, zxid);
+                Some(behind)
+            }
+            Err(why) => {
+                tracing::warn!(peer = %link.peer, "the leader's snapshot is of no use: {why}");
+                link.cut();
+                None
+            }
+        };
+        core.submit_snapshot_received(link.id, *applier, behind.is_some());
+        // Only now the packets behind it.
+        peers.tell(Message::Received(link.id, behind));
+        core.pump();
+    };
+    if let Err(e) = std::thread::Builder::new().name("sync".into()).spawn(run) {
+        tracing::warn!("no thread to read a snapshot: {e}");
+        if let Some(applier) = shared.lock().take() {
+            told.submit_snapshot_received(id, *applier, false);
+        }
+    }
+}
+
+/// Returns the bytes behind the end mark.
+fn read_snapshot(
+    core: &Core,
+    source: &mut Source<'_>,
+    applier: &mut Applier,
+    zxid: Zxid,
+) -> Result<Vec<u8>, String> {
+    let importer = applier.import();
+    let mut sink = |kind, count, bytes: &[u8]| match kind {
+        Kind::Sessions => importer.sessions(bytes, u64::from(count)),
+        Kind::Acls => importer.acls(bytes, u64::from(count)),
+        Kind::Nodes => importer.nodes(bytes, u64::from(count)),
+    };
+    let (_, mut behind) = snapshot::apache::read_body(&mut *source, "the snapshot of the leader", &mut sink)
+        .map_err(|e| match e {
+            snapshot::LoadError::Snapshot(e) => with_causes(&e),
+            snapshot::LoadError::Sink(e) => with_causes(&e),
+        })?;
+    let mut mark = Vec::new();
+    mark.put_str(END_MARK);
+    while behind.len() < mark.len() {
+        let mut chunk = [0; 64];
+        match source.read(&mut chunk) {
+            Ok(0) => return Err("it ends before its end mark".into()),
+            Ok(n) => behind.extend_from_slice(&chunk[..n]),
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    if !behind.starts_with(&mark) {
+        return Err(format!("{END_MARK:?} is not what stands behind it"));
+    }
+    behind.drain(..mark.len());
+    importer.finish(zxid, None).map_err(|e| with_causes(&e))?;
+    core.plant_config(applier);
+    Ok(behind)
+}
+
+/// The bytes of a link, waited for.
+struct Source<'a> {
+    link: &'a Link,
+    ahead: std::collections::VecDeque<u8>,
+    patience: Duration,
+    progress: Progress,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if !self.ahead.is_empty() {
+            let n = self.ahead.read(out)?;
+            self.progress.add(self.link, n);
+            return Ok(n);
+        }
+        let until = Instant::now() + self.patience;
+        loop {
+            match self.link.stream().read(out) {
+                Ok(n) => {
+                    self.progress.add(self.link, n);
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if self.link.is_cut() || left.is_zero() {
+                        return Err(io::Error::new(ErrorKind::TimedOut, "the leader sends nothing more"));
+                    }
+                    self.link.wait_readable(left);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// Records of the own log, the newest `keep` of them, for the memory of a leader.
+#[derive(Default)]
+pub struct Recent {
+    records: std::collections::VecDeque<(Zxid, Box<[u8]>)>,
+    keep: usize,
+}
+
+impl Recent {
+    /// Keeps the newest `keep`.
+    pub fn new(keep: usize) -> Recent {
+        Recent { records: Default::default(), keep }
+    }
+
+    /// One more, behind the others.
+    pub fn push(&mut self, zxid: Zxid, record: &[u8]) {
+        if self.keep == 0 {
+            return;
+        }
+        if self.records.len() == self.keep {
+            self.records.pop_front();
+        }
+        self.records.push_back((zxid, record.into()));
+    }
+
+    /// As one batch.
+    pub fn into_batches(self) -> Vec<Arc<RecordBatch>> {
+        if self.records.is_empty() {
+            return Vec::new();
+        }
+        let mut batch = RecordBatch::new();
+        for (zxid, record) in self.records {
+            batch.push_with(zxid, |out| out.extend_from_slice(&record));
+        }
+        vec![Arc::new(batch)]
+    }
+}

@@ -1,0 +1,288 @@
+//! One connection of the quorum port with the queue of what it has to carry.
+//!
+//! Packets go straight to the outlet while no job is under way; behind a job they wait, in order. What waits is bounded:
+//! a learner that can't keep up is cut off, and comes back for a snapshot, rather than fill the leader's memory.
+
+use crate::limits;
+use crate::outlet::{Flush, Outlet};
+use parking_lot::{Condvar, Mutex};
+use proto::{LinkId, ServerId, Zxid};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// What takes long, and nothing else may be sent meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Job {
+    /// SNAP and the tree.
+    Snapshot,
+    /// PROPOSAL and COMMIT of each record of the log in this range.
+    Log {
+        /// Behind this one.
+        after: Zxid,
+        /// The last one.
+        upto: Zxid,
+    },
+}
+
+/// One connection.
+pub struct Link {
+    /// Its name, never used again.
+    pub id: LinkId,
+    /// The address of the other side.
+    pub peer: SocketAddr,
+    /// The server that was dialled; `None`: it was accepted.
+    pub dialled: Option<ServerId>,
+    outlet: Outlet,
+    lane: Mutex<Lane>,
+    /// The socket has taken bytes, or is gone: a job goes on.
+    drained: Condvar,
+    /// The socket has bytes to read, or is gone: who reads a snapshot goes on.
+    readable: (Mutex<bool>, Condvar),
+}
+
+#[derive(Default)]
+struct Lane {
+    /// A job is under way.
+    busy: bool,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+}
+
+enum Waiting {
+    Bytes(Vec<u8>),
+    Job(Job),
+}
+
+/// The other side takes nothing any more, or is gone.
+#[derive(Debug)]
+pub struct Stalled;
+
+impl Link {
+    /// A link over a connection just made.
+    pub fn new(id: LinkId, peer: SocketAddr, dialled: Option<ServerId>, stream: mio::net::TcpStream) -> Link {
+        Link {
+            id,
+            peer,
+            dialled,
+            outlet: Outlet::new(stream, peer, limits::LINK_UNSENT_MAX),
+            lane: Mutex::default(),
+            drained: Condvar::new(),
+            readable: (Mutex::new(false), Condvar::new()),
+        }
+    }
+
+    /// Puts packets behind what is there; true when they are to be flushed.
+    pub fn push(&self, packets: &[u8]) -> bool {
+        let mut lane = self.lane.lock();
+        if !lane.busy {
+            self.outlet.append_with(&mut |out| out.extend_from_slice(packets));
+            return true;
+        }
+        lane.waiting_bytes += packets.len();
+        if lane.waiting_bytes > limits::LINK_UNSENT_MAX {
+            drop(lane);
+            tracing::warn!(peer = %self.peer, "cut off: too much was written while it was brought up to date");
+            self.cut();
+            return false;
+        }
+        match lane.waiting.back_mut() {
+            Some(Waiting::Bytes(bytes)) => bytes.extend_from_slice(packets),
+            _ => lane.waiting.push_back(Waiting::Bytes(packets.to_vec())),
+        }
+        false
+    }
+
+    /// Puts a job behind what is there; gives it back when it is to be begun now.
+    pub fn push_job(&self, job: Job) -> Option<Job> {
+        let mut lane = self.lane.lock();
+        if lane.busy {
+            lane.waiting.push_back(Waiting::Job(job));
+            return None;
+        }
+        lane.busy = true;
+        Some(job)
+    }
+
+    /// The job is done: what waited behind it goes on its way, up to the next job, which is given back.
+    pub fn job_done(&self) -> Option<Job> {
+        let mut lane = self.lane.lock();
+        let next = loop {
+            match lane.waiting.pop_front() {
+                None => {
+                    lane.busy = false;
+                    break None;
+                }
+                Some(Waiting::Job(job)) => break Some(job),
+                Some(Waiting::Bytes(bytes)) => {
+                    lane.waiting_bytes -= bytes.len();
+                    self.outlet.append_with(&mut |out| out.extend_from_slice(&bytes));
+                }
+            }
+        };
+        drop(lane);
+        self.outlet.flush();
+        next
+    }
+
+    /// Writes bytes of the job that is under way, and waits while too many of them are unsent. `stall`: how long the other
+    /// side may take nothing at all.
+    pub fn write_job(&self, bytes: &[u8], stall: Duration) -> Result<(), Stalled> {
+        self.outlet.append_with(&mut |out| out.extend_from_slice(bytes));
+        self.outlet.flush();
+        let mut unsent = self.outlet.unsent();
+        let mut since = Instant::now();
+        while unsent > limits::JOB_WINDOW {
+            if self.outlet.is_cut() || since.elapsed() > stall {
+                return Err(Stalled);
+            }
+            // The word that the socket takes bytes may come between the look and the wait: look again soon.
+            let mut lane = self.lane.lock();
+            self.drained.wait_for(&mut lane, Duration::from_millis(20));
+            drop(lane);
+            let now = self.outlet.unsent();
+            if now < unsent {
+                since = Instant::now();
+            }
+            unsent = now;
+        }
+        if self.outlet.is_cut() { Err(Stalled) } else { Ok(()) }
+    }
+
+    /// The socket takes bytes again.
+    pub fn on_writable(&self) -> Flush {
+        let flushed = self.outlet.on_writable();
+        self.drained.notify_all();
+        flushed
+    }
+
+    /// The socket may have something to read, for who reads a snapshot from it.
+    pub fn on_readable(&self) {
+        *self.readable.0.lock() = true;
+        self.readable.1.notify_all();
+    }
+
+    /// Waits until there may be something to read; false when nothing has come for `patience`.
+    pub fn wait_readable(&self, patience: Duration) -> bool {
+        let mut readable = self.readable.0.lock();
+        if !*readable {
+            self.readable.1.wait_for(&mut readable, patience);
+        }
+        std::mem::take(&mut *readable)
+    }
+
+    /// Ends once everything that was pushed has left; at once when it stands still or a job is under way.
+    pub fn close(&self) {
+        if self.lane.lock().busy {
+            return self.cut();
+        }
+        self.outlet.close_when_flushed();
+        if self.outlet.flush() == Flush::Blocked {
+            self.cut();
+        }
+    }
+
+    /// Ends at once.
+    pub fn cut(&self) {
+        self.outlet.cut();
+        self.drained.notify_all();
+        self.on_readable();
+    }
+
+    /// Whether it has ended.
+    pub fn is_cut(&self) -> bool {
+        self.outlet.is_cut()
+    }
+
+    /// Writes out what the socket takes.
+    pub fn flush(&self) -> Flush {
+        self.outlet.flush()
+    }
+
+    /// The socket, to be read.
+    pub fn stream(&self) -> impl std::io::Read {
+        self.outlet.stream()
+    }
+
+    /// Bytes that wait, in all.
+    pub fn unsent(&self) -> usize {
+        self.lane.lock().waiting_bytes + self.outlet.unsent()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    fn link() -> (Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, peer) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Link::new(LinkId(1), peer, None, mio::net::TcpStream::from_std(ours)), theirs)
+    }
+
+    fn read(theirs: &mut TcpStream, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        theirs.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn what_comes_behind_a_job_waits_for_it() {
+        let (link, mut theirs) = link();
+        assert!(link.push(b"a"));
+        link.flush();
+        let job = Job::Log { after: Zxid::ZERO, upto: Zxid::from_u64(9) };
+        assert_eq!(link.push_job(Job::Snapshot), Some(Job::Snapshot));
+        assert!(!link.push(b"d"));
+        assert_eq!(link.push_job(job), None);
+        assert!(!link.push(b"f") && !link.push(b"g"));
+        link.write_job(b"bc", PATIENCE).unwrap();
+        assert_eq!(link.job_done(), Some(job));
+        link.write_job(b"e", PATIENCE).unwrap();
+        assert_eq!(link.job_done(), None);
+        assert!(link.push(b"h"));
+        link.flush();
+        assert_eq!(read(&mut theirs, 8), b"abcdefgh");
+        assert_eq!(link.unsent(), 0);
+    }
+
+    #[test]
+    fn who_falls_too_far_behind_a_job_is_cut() {
+        let (link, _theirs) = link();
+        link.push_job(Job::Snapshot).unwrap();
+        let chunk = vec![0; limits::LINK_UNSENT_MAX / 4];
+        for _ in 0..4 {
+            link.push(&chunk);
+            assert!(!link.is_cut());
+        }
+        link.push(b"one more");
+        assert!(link.is_cut());
+        assert!(link.write_job(b"x", PATIENCE).is_err());
+    }
+
+    #[test]
+    fn a_job_waits_for_the_socket_and_gives_up_on_one_that_stands_still() {
+        let (link, theirs) = link();
+        link.push_job(Job::Snapshot).unwrap();
+        let chunk = vec![7; 4 << 20];
+        let stalled = (0..16).any(|_| link.write_job(&chunk, Duration::from_millis(100)).is_err());
+        assert!(stalled, "nobody reads");
+        drop(theirs);
+    }
+
+    #[test]
+    fn a_close_lets_what_is_there_leave() {
+        let (link, mut theirs) = link();
+        link.push(b"bye");
+        link.close();
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"bye");
+    }
+}
