@@ -235,6 +235,9 @@ def kubernetes(folder, programs):
     volumes = {volume["name"] for volume in pod["volumes"]} | set(claims)
     mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     check("every mount has its volume", set(mounts) == volumes, (mounts, volumes))
+    members = [entry["value"] for entry in pod["containers"][0]["env"] if entry["name"] == "ZOO_SERVERS"][0].split()
+    check("as many members as replicas, by the names of the pods", members == [
+        f"server.{i + 1}=zookeeper-{i}.zookeeper-headless:2888:3888;2181" for i in range(documents[-1]["spec"]["replicas"])], members)
     check("the paths are the image's", set(mounts.values()) == {"/data", "/datalog", "/conf", "/logs"}, mounts)
 
 

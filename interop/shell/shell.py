@@ -329,6 +329,7 @@ def main():
     failures += compare("new", NEW, on_a_server("falconer", new)[:len(NEW)], used, "wanted")
     failures += on_a_server("falconer", terminal)
     failures += on_a_server("falconer", as_json)
+    failures += on_a_server("falconer", reconnect)
     failures += unreachable(shells["falconer"])
     for name, times in sorted(used.items()):
         print(f"exception {name}: used {times} times")
@@ -468,6 +469,47 @@ def as_json(shell, s):
         print(f"DIFFERENCE (json): {what}")
     print(f"json: {len(answers)} answers read, {len(wrong)} wrong")
     return len(wrong)
+
+
+def reconnect(shell, s):
+    """A server that is killed and comes back: the session goes on, with its ephemerals, credentials and watches."""
+    process = subprocess.Popen([*shell, f"{s.host}:{s.port}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    os.set_blocking(process.stdout.fileno(), False)
+    seen, missing = "", 0
+
+    def expect(lines, wanted):
+        nonlocal seen, missing
+        process.stdin.write(lines.encode())
+        process.stdin.flush()
+        deadline, fresh = time.monotonic() + 30, ""
+        while not all(text in fresh for text in wanted) and time.monotonic() < deadline:
+            select.select([process.stdout], [], [], 0.1)
+            fresh += (process.stdout.read() or b"").decode()
+        seen += fresh
+        for text in wanted:
+            if text not in fresh:
+                missing += 1
+                print(f"DIFFERENCE (reconnect): no {text!r} in {fresh!r}")
+
+    try:
+        expect("addauth digest user:secret\ncreate /mine x auth::cdrwa\ncreate -e /mine/e\nget -w /mine\naddWatch /mine\n"
+               "printwatches\n", ["Created /mine/e", "\nx\n", "printwatches is on"])
+        s.kill()
+        expect("", ["state:Disconnected type:None"])
+        s.start()
+        expect("set /mine y\nget /mine\ngetEphemerals\n",
+               ["state:SyncConnected type:None", "type:NodeDataChanged path:/mine", "\ny\n", "[/mine/e]"])
+        expect("create /mine/f\n", ["type:NodeCreated path:/mine/f"])
+        process.stdin.close()
+        if process.wait(30) != 0:
+            missing += 1
+            print(f"DIFFERENCE (reconnect): exit {process.returncode}")
+    finally:
+        process.kill()
+        process.stdout.close()
+    print(f"reconnect: {missing} answers missing")
+    return missing
 
 
 def unreachable(shell):

@@ -11,7 +11,7 @@
 //! 20 % in a minute) drifts for all of them alike. All files lose their names before the first byte is
 //! written: nothing can be left behind, also not by Ctrl-C.
 
-mod facts;
+pub(crate) mod facts;
 mod lane;
 mod page;
 mod verdict;

@@ -1,14 +1,17 @@
 //! What operators type besides the server: the parts of the `falconer` binary.
 //!
 //! Each subcommand is one module with a clap `Args` and a `run`. None of them needs a running server of ours:
-//! [`mod@bench`] loads any server of the protocol, [`shell`] talks to one, [`disk`] measures a disk before it is trusted, [`log_files`] and
-//! [`snapshot_files`] look into data directories, Falconer's and Apache's, and never write there.
+//! [`mod@bench`] loads any server of the protocol, [`shell`] talks to one, [`status`] shows a whole ensemble, [`doctor`]
+//! says what is wrong with a configuration, a directory or a server, [`disk`] measures a disk before it is trusted,
+//! [`log_files`] and [`snapshot_files`] look into data directories, Falconer's and Apache's, and never write there.
 //!
 //! ```text
 //!   main ─┬─ bench::run           sockets → latencies               load generator
 //!         ├─ disk::run            commits → latencies, verdict      what a log would get from a disk
 //!         ├─ log_files::run       place → records → txn → text      list, dump, verify, stat
 //!         ├─ snapshot_files::run  place → records → text            list, dump, verify, tree, diff
+//!         ├─ doctor::run          files, system, servers → findings  what operators get wrong
+//!         ├─ status::run          four-letter words → table         an ensemble at a glance
 //!         ├─ shell::run           command → session → text, JSON    zkCli's commands
 //!         └─ render, svg          all that a terminal or a page shows
 //! ```
@@ -16,13 +19,16 @@
 //! What is not here: the server's own code. `tools` sees formats (`wal`, `snapshot`), the protocol (`proto`) and
 //! the tree (`engine`, to replay a log over a snapshot), never `node` or `server`.
 
+pub mod ask;
 pub mod bench;
 pub mod disk;
+pub mod doctor;
 pub mod log_files;
 mod place;
 pub mod render;
 pub mod shell;
 pub mod snapshot_files;
+pub mod status;
 pub mod svg;
 mod txn;
 

@@ -25,9 +25,11 @@ struct Cli {
 enum Command {
     Bench(tools::bench::Args),
     Disk(tools::disk::Args),
+    Doctor(tools::doctor::Args),
     Log(tools::log_files::Args),
     Snapshot(tools::snapshot_files::Args),
     Shell(tools::shell::Args),
+    Status(tools::status::Args),
     /// Write the completions of a shell to standard output: falconer completions bash > /etc/bash_completion.d/falconer
     Completions {
         /// Which shell
@@ -63,8 +65,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             tools::disk::run(&args)?;
             Outcome::Fine
         }
+        Command::Doctor(args) => tools::doctor::run(&args, &mut out)?,
         Command::Log(args) => tools::log_files::run(&args, &mut out)?,
         Command::Snapshot(args) => tools::snapshot_files::run(&args, &mut out)?,
+        Command::Status(args) => tools::status::run(&args, &mut out)?,
         Command::Shell(args) => return Ok(tools::shell::run(&args)?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "falconer", &mut results);
