@@ -540,10 +540,10 @@ impl Learning {
         if disk_is_at_it {
             self.heard = common.now;
         }
-        if self.phase == Phase::Dialling && common.now > self.begun.plus_ms(self.patience_ms(common)) {
+        if self.phase == Phase::Dialling && common.now >= self.begun.plus_ms(self.patience_ms(common)) {
             return Err("the leader can't be reached (initLimit)");
         }
-        if common.now > self.heard.plus_ms(self.patience_ms(common)) {
+        if common.now >= self.heard.plus_ms(self.patience_ms(common)) {
             return Err("the leader is silent");
         }
         if self.dial_at.is_some_and(|at| common.now >= at) {

@@ -3,4 +3,5 @@
 //! nothing is shown that is not durable.
 
 mod basics;
+mod random;
 mod world;

@@ -422,6 +422,23 @@ impl World {
         }
     }
 
+    /// The server takes a snapshot and forgets the log before it. Not while the disk is at something.
+    pub fn compact(&mut self, s: usize) {
+        let busy = self.events.values().any(|(at, life, what)| {
+            *at == s
+                && *life == self.servers[s].life
+                && matches!(what, What::Disk(j) if !matches!(j, Job::Write(_)))
+        });
+        let Server { disk, up: Some(up), .. } = &mut self.servers[s] else { return };
+        let serving = matches!(up.serving, Service::Leading | Service::Following | Service::Observing);
+        if serving && !busy {
+            let d = dump(&up.tree);
+            disk.base = d.zxid;
+            disk.log.retain(|(z, _)| *z > d.zxid);
+            disk.snapshot = Some(d);
+        }
+    }
+
     pub fn heal(&mut self) {
         for (a, b) in std::mem::take(&mut self.cut) {
             if self.servers[a].up.is_some() && self.servers[b].up.is_some() {
@@ -516,6 +533,8 @@ impl World {
                 }
                 up.tick_at = Instant(u64::MAX);
                 self.step(s, Input::Tick);
+                let next = self.servers[s].up.as_ref().unwrap().node.next_timeout();
+                assert!(next > self.now, "a tick that is due is done with: {next:?}");
             }
             What::Disk(job) => self.disk_done(s, job),
             What::Notify { from, payload } => {
@@ -763,7 +782,13 @@ impl World {
             }),
             Output::SendLog { link, after, upto } => {
                 let log = self.servers[s].disk.log.clone();
-                assert!(after >= self.servers[s].disk.base);
+                if after < self.servers[s].disk.base {
+                    // The log was purged meanwhile.
+                    let up = self.servers[s].up.as_mut().unwrap();
+                    let l = up.links.remove(&link).unwrap();
+                    self.at_link(l.other, l.other_link, Load::End);
+                    return self.step(s, Input::LinkDown { link });
+                }
                 self.send_records(s, &[link], &|out| {
                     for (zxid, record) in log.iter().filter(|(z, _)| *z > after && *z <= upto) {
                         FromLeader::Proposal { zxid: *zxid, record }.encode(out);
