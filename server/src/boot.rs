@@ -9,6 +9,7 @@ use crate::audit;
 use crate::command;
 use crate::core::{Clock, Core};
 use crate::disk::{check_tree, finish_cut, load_newest, plant_config, replay_one};
+use crate::diskcheck;
 use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
@@ -151,6 +152,14 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     let log_dir = log_home.subdir("log").map_err(|e| dir_failure(log_home.path(), "make log/ in", &e))?;
     let directories = [snapshot_dir.path().to_owned(), log_dir.path().to_owned()];
 
+    // Beside the start, which it does not hold up.
+    let disk = match settings.operations.disk_check {
+        false => None,
+        true => {
+            let (log_home, data_path) = (log_home.clone(), data.path().to_owned());
+            Some(spawn_with("disk-check".into(), move || diskcheck::run(&log_home, &data_path))?)
+        }
+    };
     let recovered = recover(&settings, &admin.progress, &*data, snapshot_dir.clone(), log_dir)?;
     let Recovered {
         tree,
@@ -271,7 +280,7 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     })?;
     if settings.operations.detailed_metrics {
         let core = core.clone();
-        spawn("history".into(), move || core.history.run(&core))?;
+        spawn("history".into(), move || core.history.run(&core, disk))?;
     }
     let peers_thread = match net {
         None => None,
@@ -343,6 +352,13 @@ fn hand_over(core: &Core) {
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, Failure> {
+    spawn_with(name, run)
+}
+
+fn spawn_with<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<std::thread::JoinHandle<T>, Failure> {
     std::thread::Builder::new()
         .name(name.clone())
         .spawn(run)

@@ -152,17 +152,12 @@ impl History {
     }
 
     /// What the start found out about the disk.
-    pub fn set_disk(&self, verdict: String) {
-        *self.disk.lock() = Some(verdict);
-    }
-
-    /// The same.
     pub fn disk(&self) -> Option<String> {
         self.disk.lock().clone()
     }
 
-    /// The life of the thread that looks every second.
-    pub fn run(&self, core: &Core) {
+    /// The life of the thread that looks every second. `disk` is the check of the start, whose result is kept.
+    pub fn run(&self, core: &Core, mut disk: Option<std::thread::JoinHandle<String>>) {
         let totals = || {
             let stage = Stage::ALL.iter().map(|s| core.stats.total(*s as usize));
             stage.chain(MEASURES.iter().map(|m| core.stats.total(*m as usize))).collect::<Vec<_>>()
@@ -188,6 +183,11 @@ impl History {
                 pressure: Pressure::read(),
             };
             number += 1;
+            if disk.as_ref().is_some_and(|d| d.is_finished())
+                && let Some(Ok(verdict)) = disk.take().map(std::thread::JoinHandle::join)
+            {
+                *self.disk.lock() = Some(verdict);
+            }
             let sample = sample(core, number, &before, &now);
             let stall = attribute(core, &sample, &before, &now, late);
             before = now;

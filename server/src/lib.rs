@@ -29,6 +29,7 @@ pub mod command;
 pub mod conn;
 pub mod core;
 pub mod disk;
+pub mod diskcheck;
 pub mod event_loop;
 pub mod fourletter;
 pub mod history;
