@@ -11,6 +11,7 @@
 
 mod api;
 mod commands;
+mod ensemble;
 mod health;
 pub mod json;
 mod page;
@@ -353,7 +354,14 @@ fn ready(shared: &Shared) -> Answer {
     let mut report = shared.progress.report();
     if let Some(core) = shared.core() {
         report.put("zxid", core.tree.applied().to_string());
-        report.put("state", "standalone");
+        report.put("state", crate::fourletter::mode(&core));
+        if !core.is_serving() {
+            report.put("ready", false);
+            report.put(
+                "reason",
+                "there is no quorum with a leader, or this server is not synchronised with it yet",
+            );
+        }
         if core.is_log_full() {
             report.put("warning", "writes are refused: the log's disk is full");
         }

@@ -274,7 +274,7 @@ pub fn gauges(core: &Core, process: &Process) -> Vec<(&'static str, Number)> {
     let l = core.stats.latency();
     let t = core.tree.stats();
     let sizes = core.client_response_sizes();
-    vec![
+    let mut all = vec![
         ("avg_latency", Number::Real(l.average_ms)),
         ("min_latency", int(l.min_ms)),
         ("max_latency", int(l.max_ms)),
@@ -299,7 +299,9 @@ pub fn gauges(core: &Core, process: &Process) -> Vec<(&'static str, Number)> {
         ("auth_failed_count", int(core.stats.get(Counter::AuthFailed))),
         ("non_mtls_remote_conn_count", int(0)),
         ("non_mtls_local_conn_count", int(0)),
-    ]
+    ];
+    all.extend(quorum_gauges(core));
+    all
 }
 
 /// Apache's counters, by name without prefix.
@@ -376,15 +378,46 @@ pub fn summaries(core: &Core) -> Vec<Summary> {
 /// What the server is, and in an ensemble what it does there.
 fn server_state(core: &Core) -> String {
     let mut text = format!("zk_server_state\t{}\n", crate::fourletter::mode(core));
-    let doing = match core.service() {
-        None | Some(Service::None) => return text,
-        Some(Service::ReadOnly) => "looking",
-        Some(Service::Leading) => "leading - broadcast",
-        Some(Service::Following) => "following - broadcast",
-        Some(Service::Observing) => "observing - broadcast",
-    };
-    text.push_str(&format!("zk_peer_state\t{doing}\n"));
+    if let Some(doing) = peer_state(core) {
+        text.push_str(&format!("zk_peer_state\t{doing}\n"));
+    }
     text
+}
+
+/// What a member of an ensemble does, in Apache's words.
+pub fn peer_state(core: &Core) -> Option<&'static str> {
+    Some(match core.service()? {
+        Service::None => return None,
+        Service::ReadOnly => "looking",
+        Service::Leading => "leading - broadcast",
+        Service::Following => "following - broadcast",
+        Service::Observing => "observing - broadcast",
+    })
+}
+
+/// The gauges that only members of an ensemble have; those of a leader tell it from the others.
+fn quorum_gauges(core: &Core) -> Vec<(&'static str, Number)> {
+    let config::Membership::Ensemble(e) = &core.settings.membership else { return Vec::new() };
+    let mut out = vec![("quorum_size", int(e.voters().count() as u64))];
+    match core.service() {
+        Some(Service::Leading) => {
+            let learners = core.with_node(|n| n.zab().learners());
+            let synced = |observes: bool| {
+                int(learners.iter().filter(|(_, o, up)| *up && *o == observes).count() as u64)
+            };
+            out.extend([
+                ("learners", int(learners.len() as u64)),
+                ("synced_followers", synced(false)),
+                ("synced_non_voting_followers", int(0)),
+                ("synced_observers", synced(true)),
+                ("pending_syncs", int(learners.iter().filter(|(_, _, up)| !up).count() as u64)),
+                ("leader_uptime", int(core.uptime_ms())),
+            ]);
+        }
+        Some(Service::Following) => out.push(("synced_observers", int(0))),
+        _ => {}
+    }
+    out
 }
 
 /// All of Apache's metrics: gauges, counters, summaries, by key without prefix.

@@ -571,3 +571,33 @@ fn the_page_is_one_file_that_lets_nothing_else_run_and_shows_what_may_be_read() 
     }
     assert_eq!(http(server.admin, "POST", "/api/live", &[]).status, 404);
 }
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_exist() {
+    let dashboard = include_str!("../../docs/grafana.json");
+    let json: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ADMIN));
+    some_load(server.port);
+    let page = http(server.admin, "GET", "/metrics", &[]).text();
+    let leader_only = ["quorum_size", "synced_followers", "learners"];
+    let mut asked = 0;
+    for panel in json["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let expr = target["expr"].as_str().unwrap();
+            // A metric's name is what stands before its selector.
+            for (at, _) in expr.match_indices("{instance=~") {
+                let before = &expr[..at];
+                let start =
+                    before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |i| i + 1);
+                let name = &before[start..];
+                asked += 1;
+                let there = page
+                    .lines()
+                    .any(|l| l.starts_with(&format!("{name} ")) || l.starts_with(&format!("{name}{{")));
+                assert!(there || leader_only.contains(&name), "no metric {name}, of {expr}");
+            }
+        }
+    }
+    assert!(asked > 30, "{asked}");
+}

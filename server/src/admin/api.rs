@@ -159,7 +159,8 @@ fn live(core: &Core, since: u64) -> Json {
     let latency = core.stats.latency();
     let mut out = json!({
         "version": version::FULL_NUMBER,
-        "state": "standalone",
+        "state": crate::fourletter::mode(core),
+        "serving": core.is_serving(),
         "zxid": format!("{:#x}", core.tree.applied().as_u64()),
         "uptime_ms": core.uptime_ms(),
         "client_port": core.client_port().map(u32::from),
@@ -178,15 +179,7 @@ fn live(core: &Core, since: u64) -> Json {
         "disk": core.history.disk(),
         "warnings": warnings(core, &process),
     });
-    out.put(
-        "members",
-        vec![json!({
-            "id": core.settings.my_id.map_or(0, |id| id.0),
-            "role": "standalone",
-            "zxid": format!("{:#x}", core.tree.applied().as_u64()),
-            "here": true,
-        })],
-    );
+    out.put("members", super::ensemble::members(core));
     if let Some((zxid, at)) = core.log.last_snapshot() {
         out.put("last_snapshot", json!({ "zxid": format!("{:#x}", zxid.as_u64()), "at": at.0 }));
     }
@@ -278,11 +271,15 @@ fn warnings(core: &Core, process: &Process) -> Vec<String> {
             core.tree.digest_mismatches()
         ));
     }
+    if !core.is_serving() {
+        out.push(
+            "no client is served: there is no quorum with a leader, or this server is not synchronised yet"
+                .to_owned(),
+        );
+    }
     let slow = core.stats.get(Counter::SlowSyncs);
     if slow > 0 {
-        out.push(format!(
-            "{slow} durable writes took longer than fsync.warningthresholdms: is the disk shared?"
-        ));
+        out.push(format!("durable writes over fsync.warningthresholdms: {slow}; is the disk shared?"));
     }
     let errors = core.stats.get(Counter::SnapshotErrors);
     if errors > 0 {

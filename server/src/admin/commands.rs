@@ -1,5 +1,6 @@
 //! Apache's commands: names, aliases, fields.
 
+use super::ensemble;
 use super::json::Json;
 use super::{Answer, Shared};
 use crate::conn::Conn;
@@ -87,7 +88,9 @@ const COMMANDS: [Command; 29] = [
         needs: Needs::Server,
         run: Run::Always(|shared, _, out| out.put("initial_configuration", shared.configuration.as_str())),
     },
-    get(&["is_read_only", "isro"], |_, out| out.put("read_only", false)),
+    get(&["is_read_only", "isro"], |core, out| {
+        out.put("read_only", core.service() == Some(node::Service::ReadOnly));
+    }),
     get(&["last_snapshot", "lsnp"], |core, out| {
         let last = core.log.last_snapshot();
         out.put(
@@ -96,11 +99,14 @@ const COMMANDS: [Command; 29] = [
         );
         out.put("timestamp", last.map_or(-1, |(_, at)| at.0 / 1000));
     }),
-    get(&["leader", "lead"], |_, out| out.put("error", "server is not initialized")),
+    get(&["leader", "lead"], ensemble::leader),
     always(&["monitor", "mntr"], |shared, _, out| {
         out.put("version", format!("{}, built on {}", version::FULL_NUMBER, version::BUILT));
         let Some(core) = shared.core() else { return };
-        out.put("server_state", "standalone");
+        out.put("server_state", fourletter::mode(&core));
+        if let Some(doing) = metrics::peer_state(&core) {
+            out.put("peer_state", doing);
+        }
         for (key, value) in metrics::monitor(&core) {
             out.put(&key, number(value));
         }
@@ -135,7 +141,7 @@ const COMMANDS: [Command; 29] = [
     always(&["system_properties", "sysp"], |shared, _, out| {
         shared.properties.iter().for_each(|(key, value)| out.put(key, value.as_str()));
     }),
-    get(&["voting_view"], |_, out| out.put("current_config", Json::map())),
+    get(&["voting_view"], ensemble::voting_view),
     get(&["watches", "wchc"], |core, out| {
         let sessions = core.tree.watches_by_connection().into_iter().filter_map(|(conn, paths)| {
             let paths: Vec<&str> = paths.iter().map(|p| &**p).collect();
@@ -156,10 +162,7 @@ const COMMANDS: [Command; 29] = [
         out.put("num_paths", w.paths);
         out.put("num_total_watches", w.watches);
     }),
-    always(&["zabstate"], |_, _, out| {
-        out.put("voting", false);
-        out.put("zabstate", "");
-    }),
+    always(&["zabstate"], |shared, _, out| ensemble::zab_state(shared.core().as_deref(), out)),
     // Falconer's own.
     Command { names: &["log_level"], needs: Needs::Super, run: Run::LogLevel },
 ];
@@ -212,7 +215,7 @@ pub fn run(shared: &Arc<Shared>, request: &Request<'_>) -> Answer {
         run(shared, request.query, &mut out);
         return finish(out, name);
     }
-    let Some(core) = shared.core() else {
+    let Some(core) = shared.core().filter(|c| c.is_serving()) else {
         return fail(name, 200, "This ZooKeeper instance is not currently serving requests");
     };
     if matches!(command.needs, Needs::Root | Needs::Super) {
@@ -387,7 +390,7 @@ fn server_stats(core: &Core, out: &mut Json) {
             "log_dir_size": log,
             "last_processed_zxid": core.tree.applied().to_wire(),
             "provider_null": false,
-            "server_state": "standalone",
+            "server_state": fourletter::mode(core),
             "outstanding_requests": core.outstanding.load(Ordering::Relaxed),
             "avg_latency": l.average_ms,
             "max_latency": l.max_ms,
