@@ -209,6 +209,10 @@ impl Election {
             self.proposal = n.vote;
             self.finalize_at = None;
             next = Next::TellAll;
+        } else if n.vote != self.proposal {
+            // It has not heard of the better vote: what was sent while it still followed the last leader was not counted.
+            // Without this word it would hear of it only when the vote is sent again.
+            next = Next::Tell(from);
         }
         self.received.insert(from, n);
         self.settle(around);
@@ -256,5 +260,34 @@ impl Election {
             return n.round == self.round;
         }
         votes.get(&n.vote.leader).is_some_and(|h| h.state == PeerState::Leading)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn who_comes_late_with_a_worse_vote_hears_of_the_better_one_at_once() {
+        let verifier = Verifier::majority(vec![ServerId(1), ServerId(2), ServerId(3)]);
+        let (times, reach) = (ElectionTimes::default(), BTreeMap::new());
+        let at = |me| Around {
+            me: ServerId(me),
+            verifier: &verifier,
+            times: &times,
+            reach: &reach,
+            now: Instant(0),
+        };
+        let vote = |leader, zxid| Vote { leader: ServerId(leader), zxid, peer_epoch: 2 };
+        let says = |vote| Heard { state: PeerState::Looking, vote, round: 7, version: 2 };
+        let mut one = Election::begin(7, vote(1, 0x2_0000_0009), false, &at(1));
+        let mut three = Election::begin(7, vote(3, 0x2_0000_0008), false, &at(3));
+        // What 1 sent at its beginning was lost on 3, which still followed somebody.
+        assert_eq!(one.heard(ServerId(3), says(three.proposal), &at(1)), Next::Tell(ServerId(3)));
+        assert_eq!(three.heard(ServerId(1), says(one.proposal), &at(3)), Next::TellAll);
+        // Agreed: nothing more is said.
+        assert_eq!(one.heard(ServerId(3), says(three.proposal), &at(1)), Next::Wait);
+        assert_eq!((one.proposal, three.proposal), (vote(1, 0x2_0000_0009), vote(1, 0x2_0000_0009)));
     }
 }

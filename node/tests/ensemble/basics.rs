@@ -105,11 +105,9 @@ fn sessions_live_on_any_server_and_expire_by_the_leader() {
     w.done(moved, OpCode::Create, &create("/y", 0)).unwrap();
     w.run(50);
     assert!(w.is_closed(a) && !w.exists(0, "/x"));
-    assert!(w.seen(a).contains(&Seen::Reply {
-        xid: 3,
-        zxid: zxid_of(&w, "/y", -1),
-        result: Err(Code::SessionMoved)
-    }));
+    // Before or after "/y": the two servers forward at their own pace.
+    let moved_away = |s: &Seen| matches!(s, Seen::Reply { xid: 3, result: Err(Code::SessionMoved), .. });
+    assert!(w.seen(a).iter().any(moved_away));
     w.hang_up(moved);
     let home = w.dial(w.leader().unwrap(), sa, 1_000, Zxid::ZERO);
     w.until(100, "the session moves to the leader", |w| w.session(home) == Some(sa));
@@ -117,11 +115,6 @@ fn sessions_live_on_any_server_and_expire_by_the_leader() {
     w.run(50);
     assert!((0..3).all(|s| !w.exists(s, "/a")));
     let _ = SessionId::NONE;
-}
-
-fn zxid_of(w: &World, path: &str, offset: i64) -> Zxid {
-    let z = w.up(0).tree.peek(path, |n| n.unwrap().stat.czxid);
-    Zxid::from_wire(z + offset)
 }
 
 #[test]
