@@ -10,6 +10,7 @@ same tree, node by node, and no digest that differs.
 import argparse
 import os
 import random
+import signal
 import socket
 import statistics
 import struct
@@ -442,6 +443,32 @@ def strangers(s):
     s.say(f"{6 * len(stuff)} strangers and {len(held)} that said nothing; {load.acknowledged()} writes, no other leader")
 
 
+def laggard(s):
+    """A follower that stands still under load neither fills the leader's memory nor holds up the others, and comes back."""
+    e = s.ensemble([s.command] * 3, config={"tickTime": 2000, "syncLimit": 30})
+    leader = e.start()
+    followers = [m for m in e if m is not leader]
+    load = Load(e, s.options.seed, writers=1, through=leader)
+    load.wait(20)
+    before = leader.memory()
+    os.kill(followers[0].process.pid, signal.SIGSTOP)
+    # Half a gigabyte of proposals, twice what may wait for it.
+    connection, blob = leader.session(), bytes(1000000)
+    demand(connection.create("/blob", blob).err == wire.OK, "create")
+    for _ in range(540):
+        demand(connection.set("/blob", blob).err == wire.OK, "set")
+    grown = (leader.memory() - before) >> 20
+    demand("cut off" in leader.tail(200), f"it was not cut off:\n{leader.tail(30)}")
+    demand(grown < 700, f"the leader grew by {grown} MiB")
+    os.kill(followers[0].process.pid, signal.SIGCONT)
+    came_back = "reading a snapshot is done"
+    demand(wait_for(lambda: came_back in followers[0].tail(50)), "it gets no snapshot")
+    e.wait_serving(e)
+    load.end()
+    load.audit(e)
+    s.say(f"cut off after 256 MiB, the leader grew by {grown} MiB; {equal_trees(list(e))} znodes equal")
+
+
 def apache_observer(s):
     """An observer beside Apache: by SNAP and by DIFF, under load, forwarding writes."""
     e = s.ensemble([s.apache, s.apache, s.command], observers=(3,))
@@ -534,7 +561,7 @@ def apache_followers(s):
     s.say(f"led {led} of 4 times; {load.acknowledged()} writes, {equal_trees(list(e))} znodes equal")
 
 
-SCENARIOS = [serve, failover, killing, minority, hand_over, strangers, apache_observer, apache_follower, apache_followers]
+SCENARIOS = [serve, failover, killing, minority, hand_over, strangers, laggard, apache_observer, apache_follower, apache_followers]
 
 
 def main():

@@ -165,3 +165,189 @@ pub fn finish_cut(
     cut(&mut log.appender, superblock, &mut catalogue, after)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::txn::{Record, Txn, TxnHeader};
+    use proto::{Epoch, ServerId, SessionId, Xid};
+    use snapshot::{Header, Writer};
+    use std::ops::ControlFlow;
+    use vfs::mem::{Disk, Failure as DiskFailure};
+    use wal::{Config, Identity};
+
+    const CLUSTER: u64 = 7;
+
+    fn z(n: u64) -> Zxid {
+        Zxid::new(Epoch(1), n as u32)
+    }
+
+    fn config() -> Config {
+        Config { segment_len: 64 << 10, ..Config::default() }
+    }
+
+    fn record(n: u64) -> Vec<u8> {
+        let txn = Txn::Create {
+            kind: proto::txn::CreateTxnKind::Create,
+            path: format!("/n{n}").into(),
+            data: None,
+            acl: proto::acl::OPEN,
+            ephemeral: false,
+            parent_cversion: n as i32,
+        };
+        let (session, cxid, time) = (SessionId(1), Xid(0), WallMs(0));
+        let header = TxnHeader { session, cxid, zxid: z(n), time, kind: txn.kind() };
+        let mut out = Vec::new();
+        Record { header, txn, digest: None }.encode(&mut out);
+        out
+    }
+
+    fn catalogue(disk: &Disk) -> Catalogue {
+        Catalogue::open(disk.dir("snapshot"), Some(cluster_bytes(CLUSTER))).unwrap()
+    }
+
+    fn write_snapshot(disk: &Disk, tree: &Tree) {
+        let zxid = tree.applied();
+        let header =
+            Header { cluster: cluster_bytes(CLUSTER), server: ServerId(1), start: zxid, written: WallMs(0) };
+        let pace = Box::new(|_: u64| ControlFlow::Continue(()));
+        let mut writer = Writer::create(disk.dir("snapshot"), header, pace).unwrap();
+        let mut walk = tree.walk();
+        loop {
+            let mut part = Vec::new();
+            let got = walk.next(tree, 1 << 20, &mut part);
+            let kind = match got.kind {
+                engine::WalkKind::Sessions => Kind::Sessions,
+                engine::WalkKind::Acls => Kind::Acls,
+                engine::WalkKind::Nodes => Kind::Nodes,
+                engine::WalkKind::Done => break,
+            };
+            if got.count > 0 {
+                writer.part(kind, got.count as u32, &part).unwrap();
+            }
+        }
+        writer.finish(zxid, None, WallMs(0)).unwrap();
+    }
+
+    /// A log of ten records, with snapshots at 3 and at 8.
+    fn world(base: Option<u64>) -> Disk {
+        let disk = Disk::new();
+        let identity = Identity { server: ServerId(1), cluster: CLUSTER };
+        let mut superblock = Superblock::create(&*disk.dir("data"), identity, 5).unwrap();
+        let recovery = Recovery::open(disk.dir("log"), &superblock, config()).unwrap();
+        let mut log = recovery.finish(&mut superblock, Zxid::ZERO).unwrap();
+        let (tree, mut applier) = engine::new(engine::TreeConfig::default());
+        for n in 1..=10 {
+            let bytes = record(n);
+            log.appender.append([(z(n), &bytes[..])]).unwrap();
+            log.appender.commit().unwrap();
+            replay_one(&mut applier, z(n), &bytes).unwrap();
+            if n == 3 || n == 8 {
+                write_snapshot(&disk, &tree);
+            }
+            if Some(n) == base {
+                log.appender.begin_anew(z(n), &mut superblock).unwrap();
+            }
+        }
+        disk
+    }
+
+    /// What a start finds: the znodes below the root, by number, and where the log ends.
+    fn start(disk: &Disk) -> (Vec<u64>, Zxid) {
+        let mut superblock = Superblock::open(&*disk.dir("data")).unwrap().unwrap();
+        finish_cut(&mut superblock, &disk.dir("log"), &disk.dir("snapshot"), config()).unwrap();
+        assert_eq!(superblock.contents().cut, None);
+        let mut recovery = Recovery::open(disk.dir("log"), &superblock, config()).unwrap();
+        let settings = settings();
+        let (tree, mut applier) = engine::new(engine::TreeConfig::default());
+        let mut catalogue = catalogue(disk);
+        let end = load_newest(&settings, &Progress::default(), &mut catalogue, recovery.base(), &mut applier)
+            .unwrap();
+        let begin = tree.applied();
+        recovery.replay::<Failure>(begin, |zxid, record| replay_one(&mut applier, zxid, record)).unwrap();
+        check_tree(&settings, &tree, begin, end).unwrap();
+        let log = recovery.finish(&mut superblock, begin).unwrap();
+        let there = (1..=10).filter(|n| tree.peek(&format!("/n{n}"), |node| node.is_some())).collect();
+        assert_eq!(tree.applied(), log.appender.durable().upto(), "the tree is what the log says");
+        (there, tree.applied())
+    }
+
+    fn settings() -> Settings {
+        let mut env = config::Env::empty();
+        let invocation = config::Invocation::parse(&[], &mut env).unwrap();
+        let raw = config::RawConfig {
+            invocation,
+            main: None,
+            dynamic: None,
+            my_id: config::MyId::Missing,
+            data_dir: config::DirState::Missing,
+            data_log_dir: config::DirState::Missing,
+        };
+        Settings::resolve(raw, &env).unwrap().0
+    }
+
+    fn do_cut(disk: &Disk, after: u64) -> Result<Durable, Failure> {
+        let mut superblock = Superblock::open(&*disk.dir("data"))?.unwrap();
+        let recovery = Recovery::open(disk.dir("log"), &superblock, config())?;
+        let mut log = recovery.finish(&mut superblock, Zxid::ZERO)?;
+        cut(&mut log.appender, &mut superblock, &mut catalogue(disk), z(after))
+    }
+
+    #[test]
+    fn a_cut_leaves_just_the_history_up_to_it() {
+        for (base, after, wanted) in [
+            (None, 9, (1..=9).collect::<Vec<_>>()),
+            // The snapshot at 8 is of the state that stays: the log begins behind it.
+            (None, 8, (1..=8).collect()),
+            (None, 5, (1..=5).collect()),
+            (None, 1, vec![1]),
+            (Some(3), 5, (1..=5).collect()),
+            (Some(3), 3, (1..=3).collect()),
+            // The log does not reach back, and the snapshot reaches too far: only another server's state can help.
+            (Some(8), 5, vec![]),
+        ] {
+            let disk = world(base);
+            let durable = do_cut(&disk, after).unwrap();
+            let end = if wanted.is_empty() { Zxid::ZERO } else { z(after) };
+            assert_eq!(durable.upto(), end, "base {base:?}, cut behind {after}");
+            let (there, applied) = start(&disk);
+            if wanted.is_empty() && !there.is_empty() {
+                panic!("base {base:?}: {there:?} is left");
+            }
+            assert_eq!((there, applied), (wanted, end), "base {base:?}, cut behind {after}");
+        }
+    }
+
+    /// A failure at each operation of the disk, then a power cut: all of the history before the cut, or all that it leaves.
+    #[test]
+    fn a_crash_leaves_all_of_a_cut_or_nothing_of_it() {
+        for (base, after) in [(None, 9), (None, 8), (None, 5), (Some(3), 5), (Some(8), 5)] {
+            let whole: Vec<u64> = (1..=10).collect();
+            let wanted: Vec<u64> = if base == Some(8) { vec![] } else { (1..=after).collect() };
+            let (mut before, mut behind) = (0, 0);
+            for operation in 0.. {
+                let disk = world(base);
+                let mut superblock = Superblock::open(&*disk.dir("data")).unwrap().unwrap();
+                let recovery = Recovery::open(disk.dir("log"), &superblock, config()).unwrap();
+                let mut log = recovery.finish(&mut superblock, Zxid::ZERO).unwrap();
+                let mut catalogue = catalogue(&disk);
+                disk.fail(operation, DiskFailure::Eio);
+                let done = cut(&mut log.appender, &mut superblock, &mut catalogue, z(after)).is_ok();
+                drop(log);
+                let disk = disk.crash(&mut |_| operation % 2 == 0);
+                let (there, applied) = start(&disk);
+                if there == whole && applied == z(10) {
+                    before += 1;
+                    assert!(!done, "a cut that was reported is gone: base {base:?}, behind {after}");
+                } else {
+                    behind += 1;
+                    assert_eq!(there, wanted, "base {base:?}, behind {after}, failure at {operation}");
+                }
+                if done {
+                    break;
+                }
+            }
+            assert!(before > 0 && behind > 1, "base {base:?}, behind {after}: {before} and {behind}");
+        }
+    }
+}

@@ -348,6 +348,7 @@ impl LogQueue {
             DiskJob::Truncate { after, applier } => {
                 let _still = self.still();
                 let durable = self.cut(after);
+                tracing::info!(%after, end = %durable.upto(), "the log was cut");
                 let applier = applier.map(|applier| self.rebuild(core, applier));
                 core.submit_truncated(durable, applier.map(|a| *a));
             }
@@ -399,10 +400,7 @@ impl LogQueue {
         });
         writer.counted = writer.appender.counts();
         match cut {
-            Ok(durable) => {
-                tracing::info!(%after, end = %durable.upto(), "the log was cut");
-                durable
-            }
+            Ok(durable) => durable,
             Err(e) => die_of(&e.to_string()),
         }
     }
