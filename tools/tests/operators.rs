@@ -134,6 +134,7 @@ fn a_data_directory_with_one_thing_wrong_is_told_so() {
         std::fs::write(d.join("log/log.1"), b"x").unwrap();
     });
     assert_eq!(orphan["identity"], "problem");
+    assert_eq!(look(&|d| std::fs::write(d.join("log"), b"output").unwrap())["contents"], "problem");
     let garbage = look(&|d| std::fs::write(d.join("superblock"), vec![7; 8192]).unwrap());
     assert_eq!(garbage["identity"], "problem");
     assert_eq!(look(&|d| std::fs::create_dir(d.join("version-2")).unwrap())["takeover"], "note");

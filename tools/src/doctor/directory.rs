@@ -148,6 +148,12 @@ fn newest_snapshot(dir: &Path) -> u64 {
 
 fn contents(e: &mut Examination, about: &str, dir: &Path, role: Role, my_id: Option<i64>) {
     clock(e, about, dir);
+    for name in ["log", "snapshot"] {
+        if dir.join(name).exists() && !dir.join(name).is_dir() {
+            let what = format!("{name} is there and is no directory: falconerd refuses to start there");
+            e.problem("contents", about, what, "move it away: the server makes a directory of that name");
+        }
+    }
     if role == Role::Log {
         return;
     }

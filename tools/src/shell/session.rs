@@ -888,8 +888,8 @@ fn reason(e: &io::Error) -> String {
             "connection refused: is a server running there? (-s HOST:PORT names another)".into()
         }
         io::ErrorKind::UnexpectedEof => {
-            "the server closed the connection; it may be starting, at its limit of connections per address \
-             (maxClientCnxns in its zoo.cfg), or not have seen what this session has seen"
+            "the server closed the connection; it may have no leader, be starting, be at its limit of connections per \
+             address (maxClientCnxns in its zoo.cfg), or not have seen what this session has seen: falconer status tells"
                 .into()
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer in time ({e})"),
