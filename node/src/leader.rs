@@ -287,14 +287,15 @@ impl Node {
         let Some(op) = OpCode::from_wire(op) else {
             return self.propose_error(now, session, cxid, Code::Unimplemented);
         };
+        if self.zab.next_zxid().is_none() {
+            // Leadership is being handed over: nothing more is answered, so that nothing is answered out of turn. The
+            // learner's clients come back under the next leader.
+            return;
+        }
         if op == OpCode::Sync {
             let question = self.zab.confirm(now.mono);
             let who = Syncer::Learner(link);
             self.syncs.push_back(PendingSync { after: self.zab.proposed(), question, who });
-            return;
-        }
-        if self.zab.next_zxid().is_none() {
-            // Leadership is being handed over; the learner will ask the next leader's clients to come back.
             return;
         }
         let mut r = Reader::new(body);

@@ -22,6 +22,8 @@ struct Forwarded {
     op: OpCode,
     bytes: usize,
     origin: Origin,
+    /// Its place among everything that was asked.
+    place: u64,
 }
 
 /// A sync that is with the leader, or is answered and waits for what was committed before.
@@ -32,6 +34,8 @@ struct ForwardedSync {
     path: Box<str>,
     /// What has to be applied; `None`: not answered yet.
     after: Option<Zxid>,
+    /// Its place among everything that was asked.
+    place: u64,
 }
 
 /// What a learner has asked its leader.
@@ -45,11 +49,18 @@ pub(crate) struct Asked {
     gone: BTreeMap<SessionId, i32>,
     /// The last ping was answered then, in ms; what was touched before was told.
     told_ms: u64,
+    /// How much was asked.
+    places: u64,
 }
 
 impl Asked {
     pub fn len(&self) -> usize {
         self.requests.len()
+    }
+
+    fn place(&mut self) -> u64 {
+        self.places += 1;
+        self.places
     }
 
     pub fn last_touch(&mut self, session: SessionId, timeout_ms: i32) {
@@ -88,8 +99,8 @@ impl Node {
             body: &body,
             auth: AuthIds::NULL,
         });
-        let origin = Origin::Handshake { conn };
-        self.asked.requests.push_back(Forwarded { session, cxid: Xid(0), op, bytes: 0, origin });
+        let (origin, place) = (Origin::Handshake { conn }, self.asked.place());
+        self.asked.requests.push_back(Forwarded { session, cxid: Xid(0), op, bytes: 0, origin, place });
     }
 
     pub(crate) fn revalidate(&mut self, conn: ConnId, session: SessionId, timeout_ms: i32) {
@@ -118,8 +129,8 @@ impl Node {
         let body = if op == OpCode::CloseSession { &[] } else { body };
         self.forward(&FromLearner::Request { session, cxid: xid, op: op.wire(), body, auth });
         self.in_flight_bytes += body.len();
-        let origin = Origin::Client { conn, xid };
-        self.asked.requests.push_back(Forwarded { session, cxid: xid, op, bytes: body.len(), origin });
+        let (origin, place) = (Origin::Client { conn, xid }, self.asked.place());
+        self.asked.requests.push_back(Forwarded { session, cxid: xid, op, bytes: body.len(), origin, place });
     }
 
     pub(crate) fn forward_sync(&mut self, conn: ConnId, session: SessionId, xid: Xid, path: &str) {
@@ -132,7 +143,8 @@ impl Node {
             body: &body,
             auth: AuthIds::NULL,
         });
-        self.asked.syncs.push_back(ForwardedSync { conn, xid, path: path.into(), after: None });
+        let place = self.asked.place();
+        self.asked.syncs.push_back(ForwardedSync { conn, xid, path: path.into(), after: None, place });
         // The leader's answer may come behind records of later requests.
         self.held.entry(conn).or_default();
     }
@@ -234,7 +246,15 @@ impl Node {
             && sync.after.is_some_and(|after| after <= self.tree.applied())
             && let Some(done) = self.asked.syncs.pop_front()
         {
-            clients.reply(done.conn, done.xid, self.tree.applied(), &WriteReply::Path(&done.path));
+            // An answer never overtakes that of an earlier request, should a leader have lost one.
+            let overtakes = self.asked.requests.iter().any(|f| {
+                f.place < done.place && matches!(f.origin, Origin::Client { conn, .. } if conn == done.conn)
+            });
+            if overtakes {
+                clients.close(done.conn, CloseReason::NotServing);
+            } else {
+                clients.reply(done.conn, done.xid, self.tree.applied(), &WriteReply::Path(&done.path));
+            }
             self.release_held(now, done.conn, clients);
         }
     }

@@ -593,6 +593,11 @@ impl Node {
         self.zab.proposed()
     }
 
+    /// See [`Zab::end_epochs_at`].
+    pub fn end_epochs_at(&mut self, counter: u32) {
+        self.zab.end_epochs_at(counter);
+    }
+
     /// What agreement knows: roles, epochs, learners.
     pub fn zab(&self) -> &Zab {
         &self.zab

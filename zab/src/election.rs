@@ -82,6 +82,8 @@ pub(crate) struct Election {
     empty: BTreeSet<ServerId>,
     /// Who does not want to be counted.
     abstaining: BTreeSet<ServerId>,
+    /// Who was told, in which of their rounds, that this server does not count.
+    told: BTreeMap<ServerId, i64>,
     wait_ms: u64,
     resend_at: Instant,
     /// A quorum agrees; better votes are waited for until then.
@@ -117,6 +119,7 @@ impl Election {
             outside: BTreeMap::new(),
             empty: BTreeSet::new(),
             abstaining: BTreeSet::new(),
+            told: BTreeMap::new(),
             wait_ms,
             resend_at: around.now.plus_ms(wait_ms),
             finalize_at: None,
@@ -193,7 +196,12 @@ impl Election {
         } else {
             self.abstaining.remove(&from);
         }
-        if self.init.zxid == BLANK || n.vote.zxid == BLANK {
+        if self.init.zxid == BLANK {
+            // Who begins a round is told, once, that nothing is to be expected from here.
+            let is_new = self.told.insert(from, n.round) != Some(n.round);
+            return if is_new && n.vote.zxid != BLANK { Next::Tell(from) } else { Next::Wait };
+        }
+        if n.vote.zxid == BLANK {
             return Next::Wait;
         }
         let mut next = Next::Wait;
@@ -209,13 +217,14 @@ impl Election {
             self.proposal = n.vote;
             self.finalize_at = None;
             next = Next::TellAll;
-        } else if n.vote != self.proposal {
-            // It has not heard of the better vote: what was sent while it still followed the last leader was not counted.
-            // Without this word it would hear of it only when the vote is sent again.
-            next = Next::Tell(from);
         }
-        self.received.insert(from, n);
+        let is_new = self.received.insert(from, n).is_none();
         self.settle(around);
+        if next == Next::Wait && (is_new || n.vote != self.proposal) {
+            // It may have begun after the own vote was sent, which did not count while it still followed the last leader, and
+            // would hear of it only when it is sent again.
+            return Next::Tell(from);
+        }
         next
     }
 

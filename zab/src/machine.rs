@@ -8,7 +8,7 @@
 //! A role ends by dropping everything that belongs to it. What stays is the log, the applied tree, and the fact that
 //! something is committed.
 
-use crate::broadcast::{Broadcast, Committed};
+use crate::broadcast::{Broadcast, Committed, EPOCH_MARGIN};
 use crate::config::{Ensemble, Recovered};
 use crate::election::{Around, BLANK, Election, Heard, NO_VOTE, Next, Reach};
 use crate::history::History;
@@ -128,6 +128,8 @@ pub struct Zab {
     generation: u64,
     service: Service,
     looking_since: Instant,
+    /// The counter at which a leader of an ensemble makes room for the next epoch.
+    epoch_end: u32,
 }
 
 impl Zab {
@@ -187,6 +189,7 @@ impl Zab {
             generation: 0,
             service: Service::None,
             looking_since: now,
+            epoch_end: u32::MAX - EPOCH_MARGIN,
         }
     }
 
@@ -208,6 +211,14 @@ impl Zab {
             Role::Leading(l) if l.is_established() => Some(self.common.config.me),
             Role::Learning(l) if l.is_serving() => Some(l.leader),
             Role::Alone(_) => Some(self.common.config.me),
+            _ => None,
+        }
+    }
+
+    /// Whom the last election was won by, also while that server does not lead yet.
+    pub fn elected(&self) -> Option<ServerId> {
+        match &self.role {
+            Role::Leading(_) | Role::Learning(_) => Some(self.vote.0.leader),
             _ => None,
         }
     }
@@ -679,7 +690,16 @@ impl Zab {
 
     /// Whether this leader's counter nears its end: the next epoch is to be begun by an election.
     pub fn needs_epoch(&self) -> bool {
-        matches!(&self.role, Role::Leading(l) if l.broadcast().is_some_and(|b| b.epoch_wanted().is_some()))
+        let Role::Leading(l) = &self.role else { return false };
+        // What it has inherited is of an older epoch, whose counter may stand anywhere.
+        let is_near =
+            |b: &Broadcast| b.proposed().epoch() == l.epoch() && b.proposed().counter() >= self.epoch_end;
+        !l.resigning && l.broadcast().is_some_and(is_near)
+    }
+
+    /// Reigns end at this counter of zxids, if not before: for whoever wants to see it without four billion writes.
+    pub fn end_epochs_at(&mut self, counter: u32) {
+        self.epoch_end = counter.min(self.epoch_end);
     }
 
     /// Leadership ends, and this server does not want it back for `abstain_ms`.
@@ -809,16 +829,16 @@ impl Zab {
                 voters.into_iter().filter(|&v| v != me).for_each(|v| self.notify(v, proposal, round));
             }
             Next::Tell(to) => self.notify(to, proposal, round),
-            Next::Elected { vote, round } => return self.elected(vote, round),
+            Next::Elected { vote, round } => return self.conclude(vote, round),
         }
         if let Role::Looking(e) = &mut self.role
             && let Some(Next::Elected { vote, round }) = e.is_decided(&around(&self.common, &self.reach))
         {
-            self.elected(vote, round);
+            self.conclude(vote, round);
         }
     }
 
-    fn elected(&mut self, vote: Vote, round: i64) {
+    fn conclude(&mut self, vote: Vote, round: i64) {
         self.vote = (vote, round);
         self.round = round;
         self.set_service(Service::None);

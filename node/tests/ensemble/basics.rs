@@ -164,3 +164,92 @@ fn a_leader_that_is_cut_off_confirms_no_sync() {
     w.heal();
     w.until(2_000, "everybody is back", |w| w.all_serve());
 }
+
+#[test]
+fn a_leader_that_stops_hands_over_in_milliseconds() {
+    for voters in [3, 5] {
+        let mut w = started(voters, 0);
+        let leader = w.leader().unwrap();
+        let (c, session) = w.connect(leader, 5_000);
+        let (other, _) = w.connect(0, 5_000);
+        for xid in 1..=20 {
+            w.write(c, xid, OpCode::Create, &create(&format!("/c{xid}"), 0));
+        }
+        w.hand_over(leader);
+        // What it had taken is committed and answered first.
+        let ms = w.until(500, "another leader", |w| w.leader().is_some_and(|l| l != leader));
+        assert!(ms < 20, "{ms} ms");
+        assert!(w.up(leader).node.has_handed_over());
+        let replies = w.seen(c).iter().filter(|s| matches!(s, Seen::Reply { result: Ok(_), .. })).count();
+        assert_eq!(replies, 20);
+        assert!(w.is_closed(c) && w.is_closed(other), "connections start again with the new leader");
+        w.until(500, "everybody serves", |w| w.all_serve());
+        assert_eq!(w.up(leader).serving, Service::Following, "it does not want it back");
+        let again = w.dial(0, session, 5_000, Zxid::ZERO);
+        w.until(100, "the session", |w| w.session(again) == Some(session));
+        assert!((1..=20).all(|n| w.exists(0, &format!("/c{n}"))));
+    }
+}
+
+#[test]
+fn a_lone_leader_has_nobody_to_hand_over_to() {
+    let mut w = started(1, 0);
+    w.hand_over(0);
+    assert!(w.up(0).node.has_handed_over() && w.is_serving(0));
+}
+
+#[test]
+fn before_the_counter_ends_a_new_reign_begins_and_sessions_live_on() {
+    let mut w = World::new(3, 0, 3);
+    w.epoch_end = Some(50);
+    w.start_all();
+    w.until(1_000, "an ensemble", |w| w.all_serve());
+    let epoch = w.up(0).node.zab().epochs().current();
+    let (c, session) = w.connect(1, 5_000);
+    w.done(c, OpCode::Create, &create("/e", EPHEMERAL)).unwrap();
+    for n in 0..60 {
+        w.write(c, n, OpCode::Create, &create(&format!("/{n}"), 0));
+    }
+    let ms =
+        w.until(500, "the next reign", |w| w.all_serve() && w.up(0).node.zab().epochs().current() > epoch);
+    assert!(ms < 50, "{ms} ms");
+    let again = w.dial(0, session, 5_000, Zxid::ZERO);
+    w.until(100, "the session", |w| w.session(again) == Some(session));
+    assert!(w.exists(0, "/e"));
+    w.done(again, OpCode::Create, &create("/f", EPHEMERAL)).unwrap();
+}
+
+#[test]
+fn a_wiped_voter_does_not_vote_until_it_has_a_history_again() {
+    let mut w = started(3, 0);
+    let (c, _) = w.connect(2, 5_000);
+    w.crash(0);
+    w.run(50);
+    w.done(c, OpCode::Create, &create("/a", 0)).unwrap();
+    // Only 1 and 2 have it. 1 is wiped, 2 goes: 0 and 1 are a majority without it.
+    w.crash(1);
+    w.crash(2);
+    w.servers[1].disk = Disk::default();
+    w.start(0);
+    w.start(1);
+    w.run(5_000);
+    assert_eq!(w.leader(), None, "nobody leads without what was acknowledged");
+    w.start(2);
+    w.until(2_000, "service", |w| w.all_serve());
+    w.run(50);
+    assert!((0..3).all(|s| w.exists(s, "/a")) && w.all_equal());
+}
+
+#[test]
+fn blank_servers_begin_together() {
+    let mut w = World::new(3, 0, 5);
+    for s in &mut w.servers {
+        s.disk = Disk::default();
+    }
+    w.start(0);
+    w.start(1);
+    w.run(3_000);
+    assert_eq!(w.leader(), None);
+    w.start(2);
+    w.until(2_000, "service", |w| w.all_serve());
+}

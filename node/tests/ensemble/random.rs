@@ -36,6 +36,7 @@ impl Run {
         for s in &mut w.servers {
             s.disk_us = [100, 300, 3_000][w.dice.roll(3) as usize];
         }
+        w.epoch_end = (w.dice.roll(4) == 0).then_some(40);
         w.start_all();
         let client =
             || Client { conn: None, session: None, seen: Zxid::ZERO, waiting: BTreeMap::new(), next: 1 };

@@ -253,6 +253,8 @@ pub struct World {
     pub packets: BTreeMap<i32, usize>,
     pub trace: bool,
     kept_records: usize,
+    /// Reigns end at this counter.
+    pub epoch_end: Option<u32>,
 }
 
 pub fn id(server: usize) -> ServerId {
@@ -300,6 +302,7 @@ impl World {
             packets: BTreeMap::new(),
             trace: std::env::var_os("TRACE").is_some(),
             kept_records: 5,
+            epoch_end: None,
         }
     }
 
@@ -337,7 +340,10 @@ impl World {
         let recovered =
             Recovered { epochs: disk.epochs(), joined: disk.joined, recent: vec![Arc::new(recent)] };
         let now = Now { mono: self.now, wall };
-        let node = Node::join(config(s), ensemble, recovered, disk.durable(), tree.clone(), applier, now);
+        let mut node = Node::join(config(s), ensemble, recovered, disk.durable(), tree.clone(), applier, now);
+        if let Some(counter) = self.epoch_end {
+            node.end_epochs_at(counter);
+        }
         server.up = Some(Running {
             node,
             tree,
@@ -522,6 +528,10 @@ impl World {
         let lines = up.lines.clone();
         up.node.step(now, input, &*lines);
         self.pump(s);
+    }
+
+    pub fn hand_over(&mut self, s: usize) {
+        self.step(s, Input::HandOver);
     }
 
     fn happen(&mut self, s: usize, what: What) {
