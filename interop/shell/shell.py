@@ -396,12 +396,17 @@ def terminal(shell, s):
             if pid == 0:
                 os.environ.update(FALCONER_HISTORY=history, TERM="xterm", TZ="UTC", NO_COLOR="" if wanted is TERMINAL[1] else "1")
                 os.execvp(shell[0], [*shell, f"{s.host}:{s.port}"])
-            seen = ""
+            commands = 0
             for key, answer in zip(keys, wanted):
+                answer = answer.replace("HOST:PORT", f"{s.host}:{s.port}")
                 os.write(tty, key.encode())
-                fresh = read_until(tty, answer.replace("HOST:PORT", f"{s.host}:{s.port}"))
-                seen += fresh
-                if fresh is None or answer.replace("HOST:PORT", f"{s.host}:{s.port}") not in fresh:
+                fresh = read_until(tty, answer)
+                if key.endswith("\r") and key != "quit\r":
+                    # The next keys wait for the next prompt, as a person does.
+                    commands += 1
+                    prompt = f") {commands}] "
+                    fresh += "" if prompt in fresh else read_until(tty, prompt)
+                if answer not in fresh:
                     missing += 1
                     print(f"DIFFERENCE (terminal) after {key!r}: no {answer!r} in {fresh!r}")
                     break
@@ -409,10 +414,12 @@ def terminal(shell, s):
             read_until(tty, "no such text")
             os.close(tty)
             os.waitpid(pid, 0)
-        with open(history) as file:
-            lines = file.read()
+        lines, mode = "", None
+        if os.path.exists(history):
+            with open(history) as file:
+                lines, mode = file.read(), os.stat(history).st_mode & 0o777
         for what, holds in (("the history keeps commands", "create /typed" in lines), ("but no credentials", "secret" not in lines),
-                            ("and is its owner's", os.stat(history).st_mode & 0o777 == 0o600)):
+                            ("and is its owner's", mode == 0o600)):
             if not holds:
                 missing += 1
                 print(f"DIFFERENCE (terminal): {what}: not so: {lines!r}")
