@@ -136,11 +136,11 @@ impl Namespaces {
         WRITING.with_borrow_mut(|w| *w = Some(writing));
     }
 
-    /// Counts a request of the calling event loop.
-    pub fn count(name: &[u8], write: bool, bytes: u64) {
+    /// Counts requests of the calling event loop.
+    fn count(name: &[u8], reads: (u64, u64), writes: (u64, u64)) {
         WRITING.with_borrow_mut(|w| {
             if let Some(w) = w {
-                w.count(name, write, bytes);
+                w.count(name, reads, writes);
             }
         });
     }
@@ -169,20 +169,17 @@ impl Namespaces {
 }
 
 impl Writing {
-    fn count(&mut self, name: &[u8], write: bool, bytes: u64) {
+    fn count(&mut self, name: &[u8], reads: (u64, u64), writes: (u64, u64)) {
         if self.last.1 == usize::MAX || *self.last.0 != *name {
             let place = self.places.get(name).copied().unwrap_or_else(|| self.place(name));
             self.last = (name.into(), place);
         }
         let slot = &self.table.slots[self.last.1];
-        add(&slot.requests, 1);
-        if write {
-            add(&slot.writes, 1);
-            add(&slot.write_bytes, bytes);
-        } else {
-            add(&slot.reads, 1);
-            add(&slot.read_bytes, bytes);
-        }
+        add(&slot.requests, reads.0 + writes.0);
+        add(&slot.reads, reads.0);
+        add(&slot.read_bytes, reads.1);
+        add(&slot.writes, writes.0);
+        add(&slot.write_bytes, writes.1);
     }
 
     /// A place for a name that has none.
@@ -203,6 +200,62 @@ impl Writing {
         self.places.remove(&std::mem::replace(&mut names[place], name.into()));
         self.places.insert(name.into(), place);
         place
+    }
+}
+
+/// The requests of a run of one connection below one top-level path: counted once for the run.
+#[derive(Default)]
+pub struct Tally {
+    name: Vec<u8>,
+    /// The operation of the last of them.
+    op: Option<OpCode>,
+    /// Reads and the bytes of their replies.
+    reads: (u64, u64),
+    /// Writes and their bytes.
+    writes: (u64, u64),
+}
+
+impl Tally {
+    /// Goes over to the top-level path of a request; false: it has none, and is not to be counted.
+    pub fn enter(&mut self, op: OpCode, body: &[u8]) -> bool {
+        if self.op == Some(op) && self.stays(body) {
+            return true;
+        }
+        let Some(name) = namespace(op, body) else { return false };
+        if *self.name != *name {
+            self.flush();
+            self.name.clear();
+            self.name.extend_from_slice(name);
+        }
+        // The path of a multi stands elsewhere.
+        self.op = (!matches!(op, OpCode::Multi | OpCode::MultiRead)).then_some(op);
+        true
+    }
+
+    /// Whether the path that a body begins with lies below the same top-level path.
+    fn stays(&self, body: &[u8]) -> bool {
+        let Some(path) = text(body) else { return false };
+        let name = self.name.len();
+        path.starts_with(&self.name)
+            && (path.len() == name || path[name] == b'/')
+            && name < limits::NAMESPACE_BYTES
+    }
+
+    /// One read more, whose reply has so many bytes.
+    pub fn read(&mut self, bytes: u64) {
+        self.reads = (self.reads.0 + 1, self.reads.1 + bytes);
+    }
+
+    /// One write more, of so many bytes.
+    pub fn write(&mut self, bytes: u64) {
+        self.writes = (self.writes.0 + 1, self.writes.1 + bytes);
+    }
+
+    /// The end of the run.
+    pub fn flush(&mut self) {
+        if self.reads.0 + self.writes.0 > 0 {
+            Namespaces::count(&self.name, std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));
+        }
     }
 }
 
@@ -323,6 +376,28 @@ mod tests {
     }
 
     #[test]
+    fn a_run_ends_where_the_top_level_path_does() {
+        let n = Namespaces::new(1);
+        n.claim(0);
+        let mut tally = Tally::default();
+        for (path, op) in [
+            ("/a/x", OpCode::GetData),
+            ("/a", OpCode::GetData),
+            ("/ab", OpCode::GetData),
+            ("/a/y", OpCode::SetData),
+            ("/", OpCode::GetData),
+            ("/a", OpCode::GetData),
+        ] {
+            assert!(tally.enter(op, &body(path)), "{path}");
+            tally.read(1);
+        }
+        assert!(!tally.enter(OpCode::GetData, &body("x")) && !tally.enter(OpCode::Ping, &[]));
+        tally.flush();
+        let found: Vec<(String, u64)> = n.top(9).into_iter().map(|(name, u)| (name, u.requests)).collect();
+        assert_eq!(found, [("/a".into(), 4), ("/".into(), 1), ("/ab".into(), 1)]);
+    }
+
+    #[test]
     fn the_busiest_are_kept_in_bounded_space_and_never_counted_too_low() {
         let n = Namespaces::new(1);
         n.claim(0);
@@ -334,7 +409,15 @@ mod tests {
             x ^= x << 17;
             // Five busy ones, and a crowd that is seen once or twice.
             let name = if i % 2 == 0 { format!("/busy{}", x % 5) } else { format!("/rare{}", x % 100_000) };
-            Namespaces::count(name.as_bytes(), i % 4 == 0, 10);
+            let (mut request, mut tally) = (body(&format!("{name}/x")), Tally::default());
+            request.push(0);
+            assert!(tally.enter(OpCode::GetData, &request) && tally.enter(OpCode::GetData, &request));
+            if i % 4 == 0 {
+                tally.write(10)
+            } else {
+                tally.read(10)
+            }
+            tally.flush();
             *truth.entry(name).or_default() += 1;
         }
         let top = n.top(5);

@@ -1,6 +1,6 @@
 //! An event loop: owns the sockets of its connections, reads their frames, answers reads, hands writes on.
 
-use crate::accounting::{Namespaces, namespace};
+use crate::accounting::Tally;
 use crate::audit::Note;
 use crate::conn::Conn;
 use crate::core::{Core, put_header_reply};
@@ -117,6 +117,8 @@ struct Owned {
     ended: bool,
     /// Requests of this turn that were taken, and replies given at once.
     taken: Taken,
+    /// What they are counted under.
+    tally: Tally,
 }
 
 /// What one turn of a connection took from its input.
@@ -130,6 +132,8 @@ struct Taken {
     reads: u64,
     /// Pings answered at once.
     pings: u64,
+    /// The operation of the last requests, and how many of them.
+    run: Option<(OpCode, u64)>,
 }
 
 /// Requests that share one look at the clock.
@@ -355,6 +359,7 @@ impl EventLoop {
             closing_since: now,
             ended: false,
             taken: Taken::default(),
+            tally: Tally::default(),
         };
         self.hungry.push(conn.id);
         self.conns.insert(conn.id, owned);
@@ -445,7 +450,11 @@ impl EventLoop {
 impl Owned {
     /// Counts what the turn took, and writes out what it answered. Returns the time.
     fn finish_turn(&mut self, core: &Core, now: Instant) -> Instant {
-        let Taken { at, since, reads, pings } = self.taken;
+        let Taken { at, since, reads, pings, run } = self.taken;
+        if let Some((op, n)) = run {
+            core.stats.operations_asked(op, n);
+        }
+        self.tally.flush();
         core.stats.stage(Stage::Decode, now, at, since);
         if reads + pings == 0 {
             self.conn.flush();
@@ -599,7 +608,7 @@ impl Owned {
                     Ok(request) => {
                         core.stats.add(Counter::Handshakes, 1);
                         core.stats.add(Counter::Resumptions, u64::from(request.session != SessionId::NONE));
-                        core.stats.operation(OpCode::CreateSession);
+                        core.stats.operations_asked(OpCode::CreateSession, 1);
                         self.conn.gate.lock().read_only = request.read_only;
                         self.state = State::Connecting;
                         core.submit_connect(self.conn.id, &request);
@@ -643,7 +652,14 @@ impl Owned {
         let body = r.rest();
         self.take(core, now);
         let Some(op) = OpCode::from_wire(header.op) else { return self.refuse_unknown(core, header.xid) };
-        core.stats.operation(op);
+        match &mut self.taken.run {
+            Some((of, n)) if *of == op => *n += 1,
+            run => {
+                if let Some((of, n)) = run.replace((op, 1)) {
+                    core.stats.operations_asked(of, n);
+                }
+            }
+        }
         let conn = &*self.conn;
         let Some(session) = conn.session() else { return After::Drop };
         if !matches!(op, OpCode::Auth | OpCode::Sasl) {
@@ -697,10 +713,10 @@ impl Owned {
                 _ => false,
             },
         };
-        let place = if core.stats.is_detailed() { namespace(op, body) } else { None };
+        let counted = core.stats.is_detailed() && self.tally.enter(op, body);
         if ordered {
-            if let Some(name) = place {
-                Namespaces::count(name, true, payload.len() as u64);
+            if counted {
+                self.tally.write(payload.len() as u64);
             }
             if op == OpCode::CloseSession {
                 self.state = State::Closing;
@@ -710,15 +726,15 @@ impl Owned {
                 Measure::Other => self.taken.pings += 1,
                 _ => self.taken.reads += 1,
             }
-            if let Some(name) = place {
-                Namespaces::count(name, false, conn.outlet.sent.appended.load(Ordering::Relaxed));
+            if counted {
+                self.tally.read(conn.outlet.sent.appended.load(Ordering::Relaxed));
             }
             core.outstanding.fetch_sub(1, Ordering::Relaxed);
         } else {
             core.stats.measure(Measure::BehindWrites, state.gate.len() as u64, 1);
-            if let Some(name) = place {
+            if counted {
                 // Its reply comes later, from another thread: counted without its bytes.
-                Namespaces::count(name, false, 0);
+                self.tally.read(0);
             }
             state.gate.admit_local(payload, now);
         }

@@ -293,11 +293,11 @@ impl ServerStats {
         add(&shard.counters[Counter::ReceivedBytes as usize], bytes as u64, shard.writer);
     }
 
-    /// An operation is asked for.
-    pub fn operation(&self, op: OpCode) {
+    /// An operation was asked for `n` times.
+    pub fn operations_asked(&self, op: OpCode, n: u64) {
         if self.detailed {
             let shard = self.shard();
-            add(&shard.ops[op_cell(op)], 1, shard.writer);
+            add(&shard.ops[op_cell(op)], n, shard.writer);
         }
     }
 
