@@ -267,7 +267,7 @@ impl Node {
         self.sessions.set_owner(session, Some(link));
     }
 
-    /// The learner is gone: its sessions are whoever's comes first.
+    /// The learner is gone: its sessions are nobody's until their clients come back.
     pub(crate) fn forget_learner(&mut self, link: LinkId) {
         self.sessions.forget_owner(link);
         self.syncs.retain(|s| !matches!(s.who, Syncer::Learner(l) if l == link));

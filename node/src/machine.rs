@@ -764,6 +764,8 @@ impl Node {
                 // A learner keeps what is attached to its connections; the leader knows the session.
                 self.asked.last_touch(id, s.timeout_ms);
                 self.sessions.remove(id);
+            } else if let Some(id) = session {
+                self.sessions.disown(id);
             }
         }
         if self.prep.is_none() {

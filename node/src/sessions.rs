@@ -80,6 +80,9 @@ impl core::hash::Hasher for IdHasher {
     }
 }
 
+/// The link of no learner.
+const NOBODY: LinkId = LinkId(u64::MAX);
+
 /// All sessions, with their expiry.
 #[derive(Debug)]
 pub struct Sessions {
@@ -202,9 +205,16 @@ impl Sessions {
         }
     }
 
-    /// The learner is gone: its sessions belong to whoever uses them first.
+    /// The connection through which a session was used has ended: it is nobody's, see [`Sessions::forget_owner`].
+    pub fn disown(&mut self, id: SessionId) {
+        self.owners.insert(id, NOBODY);
+    }
+
+    /// The learner is gone: its sessions are nobody's until their clients come back through a server, which revalidates
+    /// them. What another server still holds of a session that was used through it before must not come behind what its
+    /// client has asked for since.
     pub fn forget_owner(&mut self, link: LinkId) {
-        self.owners.retain(|_, l| *l != link);
+        self.owners.values_mut().filter(|l| **l == link).for_each(|l| *l = NOBODY);
     }
 
     /// When the next bucket ends.

@@ -155,6 +155,8 @@ pub struct View {
     pub applied: Zxid,
     /// What it does for clients.
     pub service: Option<Service>,
+    /// The end of what was durable on a disk that it has lost: what it acknowledged then counts.
+    pub past: Zxid,
 }
 
 impl View {
@@ -173,6 +175,11 @@ impl View {
         zxid <= self.base || self.log[..self.durable].binary_search(&zxid).is_ok()
     }
 
+    /// Whether this txn is durable here, or was on a disk that was lost.
+    pub fn had_durably(&self, zxid: Zxid) -> bool {
+        zxid <= self.past || self.has_durably(zxid)
+    }
+
     /// Whether this txn is here at all.
     pub fn has(&self, zxid: Zxid) -> bool {
         zxid <= self.base || self.log.binary_search(&zxid).is_ok()
@@ -184,7 +191,7 @@ impl View {
 pub struct LinkView {
     /// The leader's LEADERINFO.
     pub proposed: Option<Epoch>,
-    /// The last txn sent before NEWLEADER.
+    /// The last txn that was sent with its commit before NEWLEADER.
     pub sync_end: Zxid,
     /// NEWLEADER was sent for this epoch.
     pub new_leader: Option<Epoch>,
@@ -260,6 +267,7 @@ impl Book {
             Fact::Anew { server, base } => {
                 let view = &mut self.servers[server];
                 view.base = base;
+                view.applied = base;
                 view.log.clear();
                 view.durable = 0;
             }
@@ -307,7 +315,8 @@ impl Book {
                 let view = &mut self.servers[server];
                 view.service = None;
                 if wiped {
-                    *view = View::default();
+                    let past = view.durable_end();
+                    *view = View { past, ..View::default() };
                 }
             }
             Fact::Sent { to, link, packet, to_leader: false, .. } => {
@@ -316,7 +325,11 @@ impl Book {
                 let zxid = Zxid::from_wire(packet.zxid);
                 match packet.kind {
                     kind::LEADERINFO => link.proposed = Some(zxid.epoch()),
-                    kind::PROPOSAL | kind::INFORM if link.new_leader.is_none() => link.sync_end = zxid,
+                    kind::INFORM if link.new_leader.is_none() => link.sync_end = zxid,
+                    kind::COMMIT if link.new_leader.is_none() => {
+                        link.sync_end = zxid;
+                        link.committed = zxid;
+                    }
                     kind::SNAP => link.sync_end = zxid,
                     kind::NEWLEADER => link.new_leader = Some(zxid.epoch()),
                     kind::UPTODATE => link.up_to_date = true,

@@ -136,6 +136,16 @@ impl<'a> Replay<'a> {
             return Err(format!("one request took two zxids, {before:#x} and {zxid:#x}"));
         }
         let call = &self.history.calls[*index];
+        if let Txn::Error { code } = txn
+            && *code == Code::SessionMoved.wire()
+        {
+            // Sent through a server from which the session had moved away: it is refused, whenever it comes, and that
+            // connection is closed.
+            return match &call.reply {
+                Some(reply) => Err(format!("{:?} was refused at {zxid:#x} and answered {reply:?}", call.op)),
+                None => Ok(()),
+            };
+        }
         if let Some(last) = self.last_xid.insert(ask.session, xid)
             && last >= xid
         {

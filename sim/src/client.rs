@@ -202,6 +202,9 @@ impl Client {
     }
 
     fn lost(&mut self, k: &mut Kernel, h: &mut History) {
+        k.tell(|| {
+            format!("client {} has lost its connection, {} requests wait", self.id, self.pending.len())
+        });
         self.conn = None;
         h.seen[self.id].push(Seen::Gone);
         if self.pending.iter().any(|&i| h.calls[i].op.is_write()) {
@@ -218,6 +221,7 @@ impl Client {
         let frame = op.frame(Xid(xid));
         let session = self.session.map_or(0, |s| s.id);
         k.mix(frame.len() as u64 + ((xid as u64) << 20));
+        k.tell(|| format!("client {} sends {xid} of {session:#x}: {:?}", self.id, op.code()));
         let index = h.send(self.id, session, xid, op, k.now);
         self.pending.push_back(index);
         self.sent = k.now;
@@ -467,6 +471,9 @@ impl Client {
         if resumed && self.session_server != self.server {
             k.hit(Point::SessionResumedElsewhere);
         }
+        k.tell(|| {
+            format!("client {} has session {} on {}, resumed: {resumed}", self.id, r.session, self.server)
+        });
         self.session_server = self.server;
         self.session = Some(Session { id: r.session.0, password: r.password, timeout_ms: r.timeout_ms });
         self.state = State::Live;

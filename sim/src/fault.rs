@@ -51,6 +51,8 @@ pub enum Fault {
         /// One port only.
         one_port: bool,
     },
+    /// Whoever leads then is cut off from the other servers, not from its clients.
+    CutLeader,
     /// The connections between two places break.
     Reset {
         /// One.
@@ -128,7 +130,7 @@ pub struct Planned {
 }
 
 /// Kinds of faults; each seed has some of them.
-const KINDS: u64 = 16;
+const KINDS: u64 = 17;
 
 /// The plan of a seed: `servers` servers, `clients` clients, faults until `horizon`.
 pub fn plan(rng: &mut Rng, servers: usize, clients: usize, horizon: Time) -> Vec<Planned> {
@@ -202,6 +204,7 @@ fn fault(rng: &mut Rng, kind: u64, servers: usize, clients: usize) -> Option<Fau
         13 => Fault::Rot { server },
         14 => Fault::WallJump { server, ms: *rng.pick(&[-3_600_000, -1_000, 1_000, 3_600_000]) },
         15 => Fault::Rate { server, rate: rng.range(900, 1101) },
+        16 if servers > 2 => Fault::CutLeader,
         _ => return None,
     })
 }

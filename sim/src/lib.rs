@@ -33,6 +33,7 @@ pub mod lines;
 pub mod model;
 pub mod net;
 pub mod op;
+pub mod peers;
 pub mod rng;
 pub mod run;
 pub mod server;

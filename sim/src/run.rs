@@ -7,12 +7,13 @@ use crate::coverage::{Coverage, Point};
 use crate::fault::{self, Fault, Planned};
 use crate::history::History;
 use crate::kernel::{Event, Kernel};
-use crate::net::Net;
+use crate::net::{Net, Port};
 use crate::rng::Rng;
 use crate::server::{Rotten, Server, Setting};
 use crate::time::{MS, S, Time, US};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use zab::Service;
 
 /// What is to be run, and what is left out of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -91,7 +92,7 @@ pub fn run(job: &Job) -> Outcome {
     }
     if world.k.judge.violation.is_some() {
         for server in &world.servers {
-            let line = format!("{}; {}", server.describe(), server.describe_files());
+            let line = format!("{}; {}", server.describe(world.k.now), server.describe_files());
             world.k.tell(|| line);
         }
     }
@@ -112,15 +113,16 @@ pub fn run(job: &Job) -> Outcome {
 impl World {
     fn new(job: &Job) -> World {
         let mut rng = Rng::new(job.seed, 1);
-        let chosen = 1;
+        let chosen = *rng.pick(&[1, 3, 3, 3, 5]);
         let voters = job.voters.unwrap_or(chosen);
-        let observers = 0;
+        let watching = rng.one_in(3);
+        let observers = usize::from(voters > 1 && watching);
         let servers = voters + observers;
         let clients_chosen = rng.range(2, 6) as usize;
         let clients = job.clients.unwrap_or(clients_chosen);
         let until_chosen = rng.range(2500, 5000);
         let until = job.until_ms.unwrap_or(until_chosen) * MS;
-        let near_end = rng.one_in(16);
+        let near_end = rng.one_in(16) && servers == 1;
         let setting = Arc::new(Setting {
             voters,
             observers,
@@ -135,10 +137,12 @@ impl World {
             } else {
                 0
             },
+            kept_records: *rng.pick(&[2, 20, 500]),
+            all_blank: rng.one_in(8),
             write_ns: *rng.pick(&[100, 300, 1000]) * US,
             starved: *rng.pick(&[1, 1, 100, 5000]),
         });
-        let buffer = if rng.one_in(8) { 4 << 10 } else { 1 << 20 };
+        let buffer = if rng.one_in(8) { 128 << 10 } else { 4 << 20 };
         let delay = *rng.pick(&[50, 300, 1000]) * US;
         let think = *rng.pick(&[2, 5, 10]) * MS * clients as u64 / 3;
         let places = servers + clients;
@@ -147,7 +151,7 @@ impl World {
         if near_end {
             k.hit(Point::CounterNearEnd);
         }
-        if buffer < 1 << 20 {
+        if buffer < 4 << 20 {
             k.hit(Point::TinyBuffers);
         }
         let plan = fault::plan(&mut Rng::new(job.seed, 4), servers, clients, until);
@@ -196,14 +200,17 @@ impl World {
             client.set_mode(&mut self.k, Mode::Proving);
         }
         let deadline = self.k.now + PATIENCE;
-        while !self.clients.iter().all(Client::is_proven) {
+        while !self.clients.iter().all(Client::is_proven) || !self.all_equal() {
             if !self.turn() {
                 return;
             }
             if self.k.now > deadline {
                 let late: Vec<usize> =
                     (0..self.clients.len()).filter(|&i| !self.clients[i].is_proven()).collect();
-                let how = format!("clients {late:?} were not served {} s after the last fault", PATIENCE / S);
+                let how = format!(
+                    "clients {late:?} were not served {} s after the last fault, or servers are not equal",
+                    PATIENCE / S
+                );
                 return self.k.judge.condemn(self.k.now, "service comes back", how);
             }
         }
@@ -217,14 +224,37 @@ impl World {
                 client.set_mode(&mut self.k, Mode::Idle);
             }
         }
-        // The longest time-out of a client, its bucket, and what a slow clock adds.
-        let end = self.k.now + 18 * self.setting.tick_ms * MS * 6 / 5;
-        while self.k.now < end {
+        // Four times the longest time-out of a client: while a disk or a server stood still nobody expires.
+        let end = self.k.now + 60 * self.setting.tick_ms * MS;
+        while self.k.now < end && !self.have_ended(&silent) {
+            if !self.turn() {
+                return;
+            }
+        }
+        // Nothing is asked for any more; what is under way arrives.
+        let deadline = self.k.now + S;
+        while !self.all_equal() && self.k.now < deadline {
             if !self.turn() {
                 return;
             }
         }
         self.judge_end(&silent);
+    }
+
+    /// Whether these sessions have ended, everywhere.
+    fn have_ended(&self, sessions: &[i64]) -> bool {
+        let ended = |tree: &engine::Tree| {
+            sessions.iter().all(|&s| tree.session_timeout(proto::SessionId(s)).is_none())
+        };
+        self.servers.iter().filter_map(|s| s.process.as_ref()).all(|p| ended(&p.tree))
+    }
+
+    /// Whether all servers serve the same state.
+    fn all_equal(&self) -> bool {
+        let end = self.k.judge.book.committed();
+        self.servers.iter().all(|s| {
+            s.process.as_ref().is_some_and(|p| p.service != Service::None && p.tree.applied() >= end)
+        })
     }
 
     /// One event. False when the run is over.
@@ -242,6 +272,9 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         let now = self.k.now;
+        if self.k.events + 40 > EVENTS_MAX {
+            self.k.tell(|| format!("{event:?}"));
+        }
         match event {
             Event::Net(wake) => {
                 let Some(place) = self.k.net.peer(wake.conn, wake.to.other()) else { return };
@@ -320,12 +353,14 @@ impl World {
                 self.servers[server].disk.fail(nth, vfs::mem::Failure::Eio);
             }
             Fault::CrashAtPacket { server, nth } => {
-                point = Some(Point::CrashAtPacket);
                 self.servers[server].packets_left = Some(nth);
             }
             Fault::Wipe { server } => {
-                point = Some(Point::Wipe);
-                self.crash(server, true, true, lasts);
+                // One at a time: a majority that is gone is gone.
+                if self.servers.iter().all(|s| !s.blank) && self.servers[server].process.is_some() {
+                    point = Some(Point::Wipe);
+                    self.crash(server, true, true, lasts);
+                }
             }
             Fault::Pause { server } => {
                 point = Some(Point::Pause);
@@ -340,6 +375,21 @@ impl World {
                     self.k.net.cut(a, b, port);
                 }
                 self.last(i, lasts);
+            }
+            Fault::CutLeader => {
+                let leads = |s: &Server| s.process.as_ref().is_some_and(|p| p.service == Service::Leading);
+                if let Some(leader) = self.servers.iter().position(leads) {
+                    point = Some(Point::CutLeader);
+                    let mut links = Vec::new();
+                    for other in (0..self.servers.len()).filter(|&o| o != leader) {
+                        for port in [Port::Quorum, Port::Election] {
+                            links.extend([(leader, other, port), (other, leader, port)]);
+                        }
+                    }
+                    links.iter().for_each(|&(a, b, port)| self.k.net.cut(a, b, port));
+                    self.plan[i].fault = Fault::Cut { links, whole: false, one_port: false };
+                    self.last(i, lasts);
+                }
             }
             Fault::Reset { a, b } => {
                 point = Some(Point::Reset);
@@ -478,7 +528,8 @@ impl World {
     fn judge_end(&mut self, silent: &[i64]) {
         let now = self.k.now;
         let truth = std::mem::take(&mut self.k.judge.book.truth);
-        let unheard_ms = if self.servers.len() > 1 { self.setting.tick_ms } else { 0 };
+        // A learner that the leader can't reach serves until it notices (syncLimit), and what it hears is not heard.
+        let unheard_ms = if self.servers.len() > 1 { 7 * self.setting.tick_ms } else { 0 };
         let model = match check::check(&self.h, &truth, Expiry { fast: 1101, unheard_ms }) {
             Ok(model) => model,
             Err(how) => return self.k.judge.condemn(now, "histories are right", how),

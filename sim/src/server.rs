@@ -8,6 +8,7 @@ use crate::coverage::Point;
 use crate::kernel::{Due, Event, Kernel};
 use crate::lines::{Flush, Lines, State};
 use crate::net::{Conn, Item, Port, Side};
+use crate::peers::{Election, Link, Receiving, cut};
 use crate::rng::Rng;
 use crate::time::{Clock, MS, Time, US};
 use engine::{Applier, PrepConfig, Tree, TreeConfig};
@@ -23,7 +24,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use vfs::mem::{Disk, Op as DiskOp};
 use wal::{Appender, Identity, Preparer, Recovery, Space, Superblock};
-use zab::{Output, Service};
+use zab::Service;
 
 /// How servers of a run are made.
 #[derive(Clone, Debug)]
@@ -46,6 +47,10 @@ pub struct Setting {
     pub slice: usize,
     /// The counter of the first zxid: near its end in some runs.
     pub counter: u32,
+    /// Committed records that are kept in memory for learners.
+    pub kept_records: usize,
+    /// At the beginning no server was told to begin a history.
+    pub all_blank: bool,
     /// A durable write takes this long, ns.
     pub write_ns: u64,
     /// The preparer of segments gets its turn so many times as late.
@@ -61,7 +66,7 @@ const IDLE: u64 = 200 * MS;
 pub struct Server {
     /// Its number: place in the network, and id − 1.
     pub id: usize,
-    setting: Arc<Setting>,
+    pub(crate) setting: Arc<Setting>,
     /// Its disk.
     pub disk: Disk,
     /// Its clocks.
@@ -84,7 +89,13 @@ pub struct Server {
     pub power_fails: bool,
     /// Cut after so many packets more: for crashes between two of them.
     pub packets_left: Option<u64>,
-    rng: Rng,
+    /// It is to die now.
+    pub(crate) doomed: bool,
+    /// Its tree was received while its sender went on: up to here it is the state of no moment.
+    pub(crate) fuzzy_until: Zxid,
+    /// Its disk was wiped, and it has not served since.
+    pub blank: bool,
+    pub(crate) rng: Rng,
 }
 
 /// A bit that a fault has turned over, and where.
@@ -100,14 +111,18 @@ pub struct Rotten {
     pub bit: u8,
 }
 
-struct Running {
+pub(crate) struct Running {
     walk: engine::Walk,
     writer: snapshot::Writer,
 }
 
 /// A job that the node has asked the disk for.
-enum Job {
+pub(crate) enum Job {
     Epochs { accepted: proto::Epoch, current: Option<(proto::Epoch, proto::Durable)> },
+    Truncate { after: Zxid, applier: Option<Applier> },
+    Reload { applier: Applier },
+    Save { zxid: Zxid },
+    Find { link: Conn, zxid: Zxid },
 }
 
 /// A process.
@@ -119,15 +134,15 @@ pub struct Process {
     pub tree: Arc<Tree>,
     /// The clients.
     pub lines: Arc<Lines>,
-    appender: Appender,
+    pub(crate) appender: Appender,
     preparer: Preparer,
-    superblock: Superblock,
-    catalogue: Catalogue,
+    pub(crate) superblock: Superblock,
+    pub(crate) catalogue: Catalogue,
     policy: Policy,
-    snapshot: Option<Running>,
+    pub(crate) snapshot: Option<Running>,
     queue: VecDeque<Arc<RecordBatch>>,
     /// Handed to the log and not applied, for the book.
-    handed: VecDeque<(Arc<RecordBatch>, usize)>,
+    pub(crate) handed: VecDeque<(Zxid, Arc<RecordBatch>, usize)>,
     writing: bool,
     retrying: bool,
     log_full: bool,
@@ -136,14 +151,20 @@ pub struct Process {
     preparing: bool,
     idle: u32,
     tick: (u32, Time),
-    jobs: VecDeque<Job>,
+    pub(crate) jobs: VecDeque<Job>,
     /// What it does for clients.
     pub service: Service,
-    links: BTreeMap<Conn, Side>,
+    pub(crate) election: BTreeMap<usize, Election>,
+    /// Connections of the quorum port that were dialled and have not come about, with whom.
+    pub(crate) dialing: BTreeMap<Conn, usize>,
+    pub(crate) links: BTreeMap<Conn, Link>,
+    /// Links whose queue is too long.
+    pub(crate) overfull: Vec<Conn>,
+    pub(crate) receiving: Option<Receiving>,
 }
 
-/// Why a server could not start.
-enum Refusal {
+/// Why a server could not start, or a job of its disk failed.
+pub(crate) enum Refusal {
     /// Damage to something that was acknowledged.
     Damage(String),
     /// The disk fails or is full.
@@ -182,6 +203,9 @@ impl Server {
             rotten: None,
             power_fails: false,
             packets_left: None,
+            doomed: false,
+            fuzzy_until: Zxid::ZERO,
+            blank: false,
             rng,
         }
     }
@@ -190,7 +214,7 @@ impl Server {
         Now { mono: self.clock.mono(k.now), wall: self.clock.wall(k.now) }
     }
 
-    fn event(&self, what: Due) -> Event {
+    pub(crate) fn event(&self, what: Due) -> Event {
         Event::Server { server: self.id, life: self.life, what }
     }
 
@@ -203,6 +227,8 @@ impl Server {
         self.packets_left = None;
         if wipe {
             self.disk = Disk::new();
+            self.blank = true;
+            self.fuzzy_until = Zxid::ZERO;
         } else if silent {
             let rng = &mut self.rng;
             // Some cuts lose everything, some nothing, most a part.
@@ -283,7 +309,9 @@ impl Server {
                 if self.setting.counter > 0 {
                     k.judge.book.origin = self.age(snapshot_dir.clone(), k.now)?;
                 }
-                superblock.set_joined()?;
+                if !self.blank && !self.setting.all_blank {
+                    superblock.set_joined()?;
+                }
                 superblock
             }
         };
@@ -292,6 +320,15 @@ impl Server {
             depth: self.setting.depth,
             device: vfs::Choice::Auto,
         };
+        if let Some(after) = superblock.contents().cut {
+            // The last life was about to cut log and snapshots: that is finished before anything is read.
+            k.hit(Point::CutFinished);
+            let mut catalogue = Catalogue::open(snapshot_dir.clone(), Some(cluster_bytes()))?;
+            let recovery = Recovery::open(log_dir.clone(), &superblock, config)?;
+            let mut log = recovery.finish(&mut superblock, Zxid::ZERO)?;
+            let durable = cut(&mut log.appender, &mut superblock, &mut catalogue, after)?;
+            k.fact(&Fact::Cut { server: self.id, end: durable.upto() });
+        }
         let mut recovery = Recovery::open(log_dir, &superblock, config)?;
         let mut catalogue = Catalogue::open(snapshot_dir, Some(cluster_bytes()))?;
         catalogue.sweep()?;
@@ -309,13 +346,18 @@ impl Server {
         if start > Zxid::ZERO {
             k.hit(Point::BootSnapshot);
         }
-        let base = recovery.base();
         let mut replayed = (0_u64, 0_u64);
-        recovery.replay::<Refusal>(start, |_, record| {
+        let mut recent: VecDeque<(Zxid, Vec<u8>)> = VecDeque::new();
+        let kept = self.setting.kept_records;
+        recovery.replay::<Refusal>(start, |zxid, record| {
             applier
                 .apply(record, &Nobody, &mut |_, _| {})
                 .map_err(|e| Refusal::Damage(format!("a logged txn can't be applied: {e}")))?;
             replayed = (replayed.0 + 1, replayed.1 + record.len() as u64);
+            recent.push_back((zxid, record.to_vec()));
+            if recent.len() > kept {
+                recent.pop_front();
+            }
             Ok(())
         })?;
         if replayed.0 > 0 {
@@ -332,7 +374,7 @@ impl Server {
             k.hit(Point::TornTail);
         }
         let end = log.appender.durable();
-        k.fact(&Fact::Recovered { server: self.id, base, end: end.upto() });
+        k.fact(&Fact::Recovered { server: self.id, base: log.appender.base(), end: end.upto() });
         let epochs = superblock.epochs();
         k.fact(&Fact::Epochs { server: self.id, accepted: epochs.accepted(), current: epochs.current() });
         let mut policy = Policy::new(
@@ -342,11 +384,24 @@ impl Server {
             self.chance(),
         );
         policy.logged(replayed.0, replayed.1);
-        let node = Node::new(self.node_config(), end, tree.clone(), applier, self.now(k));
+        let config = self.node_config();
+        let (node, service) = if self.setting.voters + self.setting.observers == 1 {
+            (Node::new(config, end, tree.clone(), applier, self.now(k)), Service::Leading)
+        } else {
+            let mut batch = RecordBatch::new();
+            recent.iter().for_each(|(z, r)| batch.push_with(*z, |out| out.extend_from_slice(r)));
+            let recent = if batch.is_empty() { Vec::new() } else { vec![Arc::new(batch)] };
+            let joined = superblock.contents().joined;
+            let recovered = zab::Recovered { epochs, joined, recent };
+            let now = self.now(k);
+            (Node::join(config, self.ensemble(), recovered, end, tree.clone(), applier, now), Service::None)
+        };
         let lines = Arc::new(Lines::new(tree.clone()));
         let counted = log.appender.counts();
         self.stand(k, &tree);
-        k.fact(&Fact::Serves { server: self.id, service: Service::Leading, applied: tree.applied() });
+        if service == Service::Leading {
+            k.fact(&Fact::Serves { server: self.id, service, applied: tree.applied() });
+        }
         Ok(Process {
             life: self.life,
             node,
@@ -369,8 +424,12 @@ impl Server {
             idle: 0,
             tick: (0, Time::MAX),
             jobs: VecDeque::new(),
-            service: Service::Leading,
+            service,
+            election: BTreeMap::new(),
+            dialing: BTreeMap::new(),
             links: BTreeMap::new(),
+            overfull: Vec::new(),
+            receiving: None,
         })
     }
 
@@ -396,8 +455,11 @@ impl Server {
         Ok(origin)
     }
 
-    fn stand(&self, k: &mut Kernel, tree: &Tree) {
+    pub(crate) fn stand(&self, k: &mut Kernel, tree: &Tree) {
         let (zxid, digest) = tree.applied_digest();
+        if zxid < self.fuzzy_until {
+            return;
+        }
         k.fact(&Fact::Stands { server: self.id, zxid, digest, mismatches: tree.digest_mismatches() });
     }
 
@@ -415,6 +477,24 @@ impl Server {
             containers_per_minute: 100_000,
             container_never_used_ms: 0,
             prep: PrepConfig::default(),
+        }
+    }
+
+    fn ensemble(&self) -> zab::Ensemble {
+        let id = |n: usize| ServerId(n as i64 + 1);
+        let Setting { voters, observers, tick_ms, kept_records, .. } = *self.setting;
+        zab::Ensemble {
+            me: id(self.id),
+            verifier: zab::Verifier::majority((0..voters).map(id).collect()),
+            observers: (voters..voters + observers).map(id).collect(),
+            tick_ms,
+            init_limit: 10,
+            sync_limit: 5,
+            config_text: Arc::from(&b"version=0"[..]),
+            config_version: 0,
+            election: zab::ElectionTimes::default(),
+            kept_records,
+            read_only_mode: false,
         }
     }
 
@@ -456,16 +536,17 @@ impl Server {
             }
             Due::Snapshot => self.snapshot(k),
             Due::Job => self.job(k),
-            Due::Stream(_) | Due::DialLate(_) => {}
+            Due::Stream(conn) => self.stream(k, conn),
+            Due::DialLate(conn) => self.dial_late(k, conn),
         }
     }
 
-    fn process(&mut self) -> &mut Process {
+    pub(crate) fn process(&mut self) -> &mut Process {
         self.process.as_deref_mut().expect("callers have looked")
     }
 
     /// Gives the node an input, and does what follows.
-    fn step(&mut self, k: &mut Kernel, input: Input<'_>) {
+    pub(crate) fn step(&mut self, k: &mut Kernel, input: Input<'_>) {
         let now = self.now(k);
         let p = self.process();
         p.node.step(now, input, &*p.lines);
@@ -475,20 +556,30 @@ impl Server {
     /// What the node has to say.
     fn pump(&mut self, k: &mut Kernel) {
         let id = self.id;
-        let p = self.process();
-        if let Some(batch) = p.node.take_batch() {
-            for (zxid, record) in batch.iter() {
-                k.fact(&Fact::Appended { server: id, zxid, record });
+        loop {
+            let p = self.process();
+            while let Some(batch) = p.node.take_batch() {
+                for (i, (zxid, record)) in batch.iter().enumerate() {
+                    k.fact(&Fact::Appended { server: id, zxid, record });
+                    p.handed.push_back((zxid, batch.clone(), i));
+                }
+                p.queue.push_back(batch);
             }
-            p.queue.push_back(batch.clone());
-            p.handed.push_back((batch, 0));
-        }
-        while let Some(output) = self.process().node.next_output() {
+            let Some(output) = p.node.next_output() else { break };
             self.output(k, output);
+            if self.process.is_none() {
+                return;
+            }
         }
         self.account_applied(k);
         self.flush(k);
         self.write(k);
+        self.drop_overfull(k);
+        if std::mem::take(&mut self.doomed) && self.process.is_some() {
+            k.hit(Point::CrashAtPacket);
+            self.die(k, false, false);
+            k.after(100 * MS, Event::Boot { server: id });
+        }
         if self.process.is_none() {
             return;
         }
@@ -502,22 +593,17 @@ impl Server {
         }
     }
 
-    fn account_applied(&mut self, k: &mut Kernel) {
+    pub(crate) fn account_applied(&mut self, k: &mut Kernel) {
         let id = self.id;
         let p = self.process();
         let applied = p.tree.applied();
         let mut any = false;
-        while let Some((batch, next)) = p.handed.front_mut() {
-            while let Some((zxid, record)) = batch.get(*next)
-                && zxid <= applied
-            {
-                *next += 1;
-                any = true;
-                k.fact(&Fact::Applied { server: id, zxid, record });
-            }
-            if *next < batch.len() {
-                break;
-            }
+        while let Some((zxid, batch, i)) = p.handed.front()
+            && *zxid <= applied
+        {
+            let (zxid, record) = batch.get(*i).expect("it was counted");
+            any = true;
+            k.fact(&Fact::Applied { server: id, zxid, record });
             p.handed.pop_front();
         }
         if any {
@@ -550,32 +636,21 @@ impl Server {
     }
 
     /// A client's connection is gone.
-    fn forget(&mut self, k: &mut Kernel, conn: Conn) {
+    pub(crate) fn forget(&mut self, k: &mut Kernel, conn: Conn) {
         let p = self.process();
         if let Some(session) = p.lines.remove(conn) {
             self.step(k, Input::Disconnected { conn: ConnId(conn), session });
         }
     }
 
-    fn output(&mut self, k: &mut Kernel, output: Output) {
-        match output {
-            Output::PersistEpochs { accepted, current } => {
-                self.process().jobs.push_back(Job::Epochs { accepted, current });
-                let event = self.event(Due::Job);
-                k.after(self.disk_ns(k), event);
-            }
-            other => unreachable!("a server that runs alone has no peers: {other:?}"),
-        }
-    }
-
     /// How long a durable write takes now.
-    fn disk_ns(&mut self, k: &Kernel) -> u64 {
+    pub(crate) fn disk_ns(&mut self, k: &Kernel) -> u64 {
         let ns = self.rng.around(self.setting.write_ns) * self.slow;
         ns.max(self.stalled_until.saturating_sub(k.now))
     }
 
     /// The disk has failed: the process ends, as the real one does.
-    fn fail(&mut self, k: &mut Kernel, e: &dyn std::fmt::Display) {
+    pub(crate) fn fail(&mut self, k: &mut Kernel, e: &dyn std::fmt::Display) {
         k.tell(|| format!("{} stops, its disk fails: {e}", self.id));
         k.hit(Point::Died);
         let silent = std::mem::take(&mut self.power_fails);
@@ -666,6 +741,7 @@ impl Server {
         let space = self.process().appender.space();
         self.set_full(k, space == Space::Full);
         self.step(k, Input::Persisted(durable));
+        self.run_links(k);
         if self.process.is_none() {
             return;
         }
@@ -804,28 +880,6 @@ impl Server {
         }
     }
 
-    /// The oldest job of the disk is done.
-    fn job(&mut self, k: &mut Kernel) {
-        let id = self.id;
-        let p = self.process();
-        match p.jobs.pop_front().expect("one event for each job") {
-            Job::Epochs { accepted, current } => {
-                let done = p.superblock.accept_epoch(accepted).and_then(|()| match current {
-                    Some((epoch, history)) => p.superblock.enter_epoch(epoch, history),
-                    None => Ok(()),
-                });
-                if let Err(e) = done {
-                    return self.fail(k, &e);
-                }
-                let epochs = p.superblock.epochs();
-                k.hit(Point::NewEpoch);
-                let (accepted, current) = (epochs.accepted(), epochs.current());
-                k.fact(&Fact::Epochs { server: id, accepted, current });
-                self.step(k, Input::EpochsPersisted(epochs));
-            }
-        }
-    }
-
     /// Something arrives at a port.
     pub fn arrive(&mut self, k: &mut Kernel, conn: Conn, side: Side, port: Port, item: Item) {
         match (port, item) {
@@ -846,7 +900,7 @@ impl Server {
                 }
             }
             (Port::Client, Item::Closed) => self.forget(k, conn),
-            (Port::Quorum | Port::Election, _) => k.net.close(k.now, conn, side),
+            (Port::Quorum | Port::Election, item) => self.arrive_peer(k, conn, side, port, item),
         }
     }
 
@@ -940,11 +994,11 @@ impl Server {
     }
 
     /// Where its log stands, in a line.
-    pub fn describe(&self) -> String {
+    pub fn describe(&self, now: Time) -> String {
         let Some(p) = &self.process else { return format!("{} is down", self.id) };
         let a = &p.appender;
         format!(
-            "{}: log {:?}, {} B wait, {} in flight, spares {}, {:?}; writing {}, retrying {}, preparing {}, full {}, queue {}, service {:?}, tree {}",
+            "{}: log {:?}, {} B wait, {} in flight, spares {}, {:?}; writing {}, retrying {}, preparing {}, full {}, queue {}, service {:?}, tree {}, clock {} ms, sessions {:x?}",
             self.id,
             a.last(),
             a.waiting(),
@@ -958,17 +1012,14 @@ impl Server {
             p.queue.len(),
             p.service,
             p.tree.applied(),
+            self.clock.mono(now).as_ms(),
+            p.node.session_expiry(),
         )
-    }
-
-    /// Connections of the quorum port, for faults that strike there.
-    pub fn links(&self) -> Vec<Conn> {
-        self.process.as_ref().map_or(Vec::new(), |p| p.links.keys().copied().collect())
     }
 }
 
 /// What the records of a part of a walk are; `None`: the walk is done.
-fn kind_of(kind: engine::WalkKind) -> Option<Kind> {
+pub(crate) fn kind_of(kind: engine::WalkKind) -> Option<Kind> {
     Some(match kind {
         engine::WalkKind::Sessions => Kind::Sessions,
         engine::WalkKind::Acls => Kind::Acls,
@@ -994,7 +1045,7 @@ impl engine::Audience for Nobody {
     }
 }
 
-fn cluster_bytes() -> [u8; 16] {
+pub(crate) fn cluster_bytes() -> [u8; 16] {
     let mut out = [0; 16];
     out[15] = 7;
     out
@@ -1012,11 +1063,23 @@ fn load_newest(
     wall: WallMs,
     hash_seed: u64,
 ) -> Result<(Arc<Tree>, Applier, Zxid), Refusal> {
+    let (tree, mut applier) = engine::new(tree_config(hash_seed));
+    let end = load_into(catalogue, log_base, wall, &mut applier, true)?;
+    Ok((tree, applier, end))
+}
+
+/// Fills the tree of `applier`, which is `fresh` or not, with the newest usable snapshot; its end.
+fn load_into(
+    catalogue: &mut Catalogue,
+    log_base: Zxid,
+    wall: WallMs,
+    applier: &mut Applier,
+    fresh: bool,
+) -> Result<Zxid, Refusal> {
     while let Some(entry) = catalogue.entries().first().cloned() {
         if entry.start() < log_base {
             break;
         }
-        let (tree, mut applier) = engine::new(tree_config(hash_seed));
         let importer = applier.import();
         let loaded = catalogue.snapshot(&entry).map_err(snapshot::LoadError::Snapshot).and_then(|s| {
             s.load(1, &|kind, count, bytes| match kind {
@@ -1041,17 +1104,41 @@ fn load_newest(
             Ok(()) => {
                 // A manifest that can't be written costs a verification, nothing else.
                 let _ = catalogue.mark_verified(entry.start(), wall);
-                return Ok((tree, applier, entry.end()));
+                return Ok(entry.end());
             }
             Err(why) if !why.is_damage() => return Err(Refusal::Disk(why.to_string())),
             Err(why) => catalogue.reject(entry.start(), why),
         }
+        // What a damaged snapshot has left behind.
+        applier.reset();
     }
     if log_base > Zxid::ZERO {
         return Err(Refusal::Damage(format!(
             "the log begins after {log_base}, and no snapshot reaches that far"
         )));
     }
-    let (tree, applier) = engine::new(tree_config(hash_seed));
-    Ok((tree, applier, Zxid::ZERO))
+    if !fresh {
+        applier.reset();
+    }
+    Ok(Zxid::ZERO)
+}
+
+/// Builds the tree of `applier` again from snapshot and log.
+pub(crate) fn rebuild(
+    catalogue: &mut Catalogue,
+    appender: &Appender,
+    applier: &mut Applier,
+    wall: WallMs,
+) -> Result<(), Refusal> {
+    let loaded_end = load_into(catalogue, appender.base(), wall, applier, false)?;
+    let start = applier.tree().applied();
+    appender.reader(start.max(appender.base()))?.replay::<Refusal>(start, |_, record| {
+        applier
+            .apply(record, &Nobody, &mut |_, _| {})
+            .map_err(|e| Refusal::Damage(format!("a logged txn can't be applied: {e}")))
+    })?;
+    if applier.tree().applied() < loaded_end {
+        return Err(Refusal::Damage(format!("the log ends before {loaded_end}, where the snapshot does")));
+    }
+    Ok(())
 }

@@ -542,6 +542,10 @@ impl Leading {
         learner.told = committed;
         common.push(Output::Send { link, packets });
         self.group();
+        if self.round.is_some() {
+            // Those that were asked may have gone: without this one they could be too few for ever.
+            self.ask_followers(common);
+        }
     }
 
     /// A sealed batch goes to the followers.

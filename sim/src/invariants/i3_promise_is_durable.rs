@@ -1,9 +1,9 @@
-//! I3: who answers LEADERINFO with ACKEPOCH has the accepted epoch on disk; it votes for an epoch once.
+//! I3: who sends LEADERINFO, or answers it with ACKEPOCH, has the accepted epoch on disk; it votes for an epoch once.
 
 use crate::book::{Book, Fact};
 use crate::invariants::Invariant;
-use proto::Epoch;
 use proto::peer::kind;
+use proto::{Epoch, Zxid};
 use std::collections::HashSet;
 
 /// See the module.
@@ -18,8 +18,19 @@ impl Invariant for PromiseIsDurable {
     }
 
     fn check(&mut self, book: &Book, fact: &Fact<'_>) -> Result<(), String> {
+        if let Fact::Died { server, wiped: true } = *fact {
+            self.promised.retain(|p| p.0 != server);
+        }
+        if let Fact::Sent { from, packet, to_leader: false, .. } = *fact
+            && packet.kind == kind::LEADERINFO
+        {
+            let (epoch, accepted) = (Zxid::from_wire(packet.zxid).epoch(), book.servers[from].epochs.0);
+            if accepted < epoch {
+                return Err(format!("{from} proposes epoch {epoch}, and its disk has {accepted}"));
+            }
+        }
         let Fact::Sent { from, link, packet, to_leader: true, .. } = *fact else { return Ok(()) };
-        if packet.kind != kind::ACKEPOCH {
+        if packet.kind != kind::ACKEPOCH || !book.voters.contains(&from) {
             return Ok(());
         }
         let Some(epoch) = book.links.get(&link).and_then(|l| l.proposed) else {

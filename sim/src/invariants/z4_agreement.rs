@@ -19,7 +19,7 @@ impl Invariant for Agreement {
         // An epoch's start is a place too, just behind the last txn of the epoch before.
         let known = applied <= book.origin || applied.counter() == 0 || book.place(applied).is_some();
         // What a new leader has and nobody has applied yet is committed by its quorum, and applied at once.
-        if !shown || known || applied > book.committed() && book.is_quorum(|v| v.has_durably(applied)) {
+        if !shown || known || applied > book.committed() && book.is_quorum(|v| v.had_durably(applied)) {
             return Ok(());
         }
         Err(format!("{server} serves at {applied}, which was not committed"))
