@@ -302,7 +302,8 @@ impl ShardWatches {
                 return true;
             }
             heard.push(watcher.conn());
-            let after = before.without(used_up);
+            let twice = proto::mutant::is(proto::mutant::Mutant::WatchFiresTwice);
+            let after = if twice { before } else { before.without(used_up) };
             counted += before.tables() - after.tables();
             *word = Watcher::new(watcher.conn(), after).0;
             if after == Modes::NONE {

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use engine::{Identity, PrepRequest};
 use proto::client::{OpCode, WriteOp, WriteReply};
 use proto::jute::Reader;
+use proto::mutant::{self, Mutant};
 use proto::peer::{AuthIds, FromLeader, FromLearner};
 use proto::txn::{Record, Txn, TxnHeader};
 use proto::{Code, ConnId, Instant, LinkId, SessionId, Xid};
@@ -308,7 +309,7 @@ impl Node {
             let code = if op == OpCode::Check { Code::Unimplemented } else { Code::MarshallingError };
             return self.propose_error(now, session, cxid, code);
         };
-        if op != OpCode::CreateSession {
+        if op != OpCode::CreateSession && !mutant::is(Mutant::SessionNeverMoves) {
             match self.sessions.get(session) {
                 Some(s) if s.conn.is_some() => {
                     return self.propose_error(now, session, cxid, Code::SessionMoved);

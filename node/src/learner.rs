@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use engine::Identity;
 use proto::client::{OpCode, WriteOp, WriteReply};
 use proto::jute::{Put, Reader};
+use proto::mutant::{self, Mutant};
 use proto::peer::{AuthIds, FromLeader, FromLearner};
 use proto::txn::{TxnHeader, kind};
 use proto::{ConnId, LinkId, SessionId, Xid, Zxid};
@@ -186,6 +187,9 @@ impl Node {
         let since = self.asked.told_ms;
         let mut touched = self.sessions.touched_since(since);
         touched.extend(core::mem::take(&mut self.asked.gone));
+        if mutant::is(Mutant::TouchesNotReported) {
+            touched.clear();
+        }
         self.asked.told_ms = now.mono.as_ms();
         if let Some(link) = self.zab.leader_link() {
             let mut packet = Vec::new();

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use engine::{Applier, Audience, Identity, Prep, PrepConfig, Tree};
 use proto::client::{ConnectRequest, OpCode, WriteReply};
 use proto::jute::Reader;
+use proto::mutant::{self, Mutant};
 use proto::peer::{FromLeader, FromLearner, Notification};
 use proto::session::{first_session_id, next_session_id, password};
 use proto::txn::{RecordBatch, TxnHeader, kind};
@@ -618,7 +619,8 @@ impl Node {
         if !matches!(self.service, Service::Leading | Service::Following | Service::Observing) {
             return clients.close(conn, CloseReason::NotServing);
         }
-        if request.last_zxid_seen > self.tree.applied().to_wire() {
+        let ahead = request.last_zxid_seen > self.tree.applied().to_wire();
+        if ahead && !mutant::is(Mutant::ClientAheadAccepted) {
             return clients.close(conn, CloseReason::ClientAhead);
         }
         let allowed = &self.config.session_timeout_ms;

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
+use proto::mutant::{self, Mutant};
 use proto::{ConnId, Instant, LinkId, SessionId};
 
 /// When a session was last heard of, shared between the connection that hears and the machine that expires.
@@ -275,7 +276,8 @@ impl Sessions {
 
 /// The end of the bucket that holds `from + timeout`: always later than it.
 fn bucket(tick_ms: u64, from_ms: u64, timeout_ms: i32) -> u64 {
-    ((from_ms + u64::try_from(timeout_ms).unwrap_or(0)) / tick_ms + 1) * tick_ms
+    let early = if mutant::is(Mutant::ExpiryOneTickEarly) { tick_ms } else { 0 };
+    ((from_ms + u64::try_from(timeout_ms).unwrap_or(0)) / tick_ms + 1) * tick_ms - early
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub mod client;
 pub mod error;
 pub mod ids;
 pub mod jute;
+pub mod mutant;
 pub mod path;
 pub mod peer;
 pub mod session;

@@ -211,9 +211,11 @@ impl Coverage {
         self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a += b);
     }
 
-    /// The points of a plan that were never met; `alone`: by servers that stand alone.
+    /// The points of a plan that were never met; `alone`: by servers that stand alone. A queue to a peer that overflows is
+    /// no part of the plan: the runs are too small for it.
     pub fn missing(&self, alone: bool) -> Vec<Point> {
-        NAMES.iter().copied().filter(|&p| self.count(p) == 0 && (!alone || p.applies_alone())).collect()
+        let planned = |p: Point| p != Point::LinkOverfull && (!alone || p.applies_alone());
+        NAMES.iter().copied().filter(|&p| self.count(p) == 0 && planned(p)).collect()
     }
 
     /// Every point with its count, in order.

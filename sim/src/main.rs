@@ -49,6 +49,14 @@ struct Args {
     /// Go on after a failure, and count them.
     #[arg(long)]
     count: bool,
+    /// Switch each historical bug on in turn, and fail if one survives this many seconds.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutants: Option<u64>,
+    /// Only the bug of this name.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
     /// Fail if a planned fault or a kind of message never happened.
     #[arg(long)]
     cover: bool,
@@ -83,6 +91,10 @@ fn main() -> ExitCode {
         until_ms: args.until_ms,
         tell: args.tell,
     };
+    #[cfg(feature = "mutants")]
+    if let Some(budget) = args.mutants {
+        return kill_all(&args, Duration::from_secs(budget));
+    }
     if args.seeds.is_none() && args.seconds.is_none() {
         return one(&job, &args);
     }
@@ -137,7 +149,7 @@ fn main() -> ExitCode {
         for (point, n) in total.coverage.all() {
             println!("  {point:?} {n}");
         }
-        let missing = total.coverage.missing(args.voters.is_none_or(|n| n == 1));
+        let missing = total.coverage.missing(args.voters == Some(1));
         if !missing.is_empty() {
             println!("FAILED: never happened: {missing:?}");
             covered = false;
@@ -214,4 +226,55 @@ fn tell_smaller(job: &Job, args: &Args) {
         println!("  {violation}");
     }
     println!("replay: {}", shrink::command(&small));
+}
+
+/// Switches each bug on and runs seeds until one of them shows it.
+#[cfg(feature = "mutants")]
+fn kill_all(args: &Args, budget: Duration) -> ExitCode {
+    use proto::mutant::{Mutant, switch};
+    println!("| mutant | seen as | what it does | killed by | seeds | seconds |");
+    println!("|---|---|---|---|---|---|");
+    let (mut killed, mut survivors) = (0, Vec::new());
+    for &(mutant, seen, what) in Mutant::ALL {
+        let name = format!("{mutant:?}");
+        if args.mutant.as_ref().is_some_and(|wanted| *wanted != name) {
+            continue;
+        }
+        switch(Some(mutant));
+        let started = Instant::now();
+        let next = AtomicU64::new(args.seed);
+        let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..args.threads.max(1) {
+                scope.spawn(|| {
+                    while found.lock().expect("no thread panics here").is_none() && started.elapsed() < budget
+                    {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        let outcome = run(&Job { seed, voters: args.voters, ..Job::default() });
+                        if let Some(violation) = outcome.violation {
+                            found
+                                .lock()
+                                .expect("no thread panics here")
+                                .get_or_insert((seed, violation.what));
+                        }
+                    }
+                });
+            }
+        });
+        let seconds = started.elapsed().as_secs_f64();
+        let seeds = next.load(Ordering::Relaxed) - args.seed;
+        match found.into_inner().expect("no thread panics here") {
+            Some((_, by)) => {
+                killed += 1;
+                println!("| {name} | {seen} | {what} | {by} | {seeds} | {seconds:.1} |");
+            }
+            None => {
+                println!("| {name} | {seen} | {what} | SURVIVED | {seeds} | {seconds:.1} |");
+                survivors.push(name);
+            }
+        }
+    }
+    switch(None);
+    println!("{killed} mutants killed, {} survived {survivors:?}", survivors.len());
+    if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

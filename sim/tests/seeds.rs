@@ -203,6 +203,9 @@ fn each_invariant_is_asked() {
             vec![
                 Fact::Appended { server: 0, zxid: z(1), record: b"a" },
                 Fact::Durable { server: 0, upto: z(1) },
+                Fact::Appended { server: 1, zxid: z(1), record: b"a" },
+                Fact::Durable { server: 1, upto: z(1) },
+                Fact::Applied { server: 0, zxid: z(1), record: b"a" },
                 Fact::Recovered { server: 0, base: z(0), end: z(0) },
             ],
         ),

@@ -143,11 +143,15 @@ impl Writer {
         let bytes = footer.encode(self.chain);
         self.write(&bytes)?;
         assert_eq!(self.offset, footer.file_len(), "every byte written is accounted for in the footer");
-        self.file.sync().map_err(|e| Error::io(&self.path, "sync", e))?;
+        if !proto::mutant::is(proto::mutant::Mutant::SnapshotNotSynced) {
+            self.file.sync().map_err(|e| Error::io(&self.path, "sync", e))?;
+        }
         self.dir.rename(&self.temp, &self.name).map_err(|e| Error::io(&self.path, "rename to", e))?;
         // From here the name is taken: a failed sync leaves a file that is whole, durable or not.
         self.unfinished = false;
-        self.dir.sync().map_err(|e| Error::io(&self.path, "sync the directory of", e))?;
+        if !proto::mutant::is(proto::mutant::Mutant::SnapshotNameNotSynced) {
+            self.dir.sync().map_err(|e| Error::io(&self.path, "sync the directory of", e))?;
+        }
         Ok(Entry::new(std::mem::take(&mut self.name), self.header, footer, format::Footer::crc_of(&bytes)))
     }
 

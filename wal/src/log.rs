@@ -517,7 +517,14 @@ impl Appender {
     /// there are none. Hand the answer to [`Superblock::purge`] and its answer to [`Appender::forget`].
     pub fn purgeable(&self, keep_after: Zxid) -> Option<Purge> {
         // A segment is done with if the next one begins at or below the snapshot.
-        let keep = self.live.iter().skip(1).take_while(|next| next.header.last_live <= keep_after).count();
+        let keep = self
+            .live
+            .iter()
+            .skip(1)
+            .take_while(|next| {
+                next.header.last_live <= keep_after || proto::mutant::is(proto::mutant::Mutant::PurgesTooMuch)
+            })
+            .count();
         (keep > 0).then(|| Purge { start: self.live[keep].header.number, keep })
     }
 
@@ -693,7 +700,9 @@ impl Appender {
         let Some(completion) = self.device.complete() else {
             return Err(self.poison(Error::Poisoned { first: "the device lost a write".into() }));
         };
-        if let Err(e) = completion.result {
+        if let Err(e) = completion.result
+            && !proto::mutant::is(proto::mutant::Mutant::FailedWriteIgnored)
+        {
             let error = Error::io("write", self.segment().file.path(), Some(self.offset), e);
             return Err(self.poison(error));
         }

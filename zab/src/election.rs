@@ -9,6 +9,7 @@
 use crate::config::ElectionTimes;
 use crate::quorum::Verifier;
 use alloc::collections::{BTreeMap, BTreeSet};
+use proto::mutant::{self, Mutant};
 use proto::peer::{Notification, PeerState, Vote};
 use proto::{Instant, ServerId};
 
@@ -92,7 +93,8 @@ pub(crate) struct Election {
 
 /// Whether `new` is the better vote.
 fn better(v: &Verifier, new: &Vote, current: &Vote) -> bool {
-    let key = |v: &Vote| (v.peer_epoch, v.zxid, v.leader);
+    let zxid = |v: &Vote| if mutant::is(Mutant::VoteWithoutZxid) { 0 } else { v.zxid };
+    let key = |v: &Vote| (v.peer_epoch, zxid(v), v.leader);
     v.weight(new.leader) > 0 && key(new) > key(current)
 }
 

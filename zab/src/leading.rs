@@ -14,6 +14,7 @@ use crate::sync::{Plan, plan};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use proto::mutant::{self, Mutant};
 use proto::peer::{Features, FromLeader, LearnerInfo, PROTOCOL_VERSION};
 use proto::{Durable, Epoch, Instant, LinkId, ServerId, Zxid};
 
@@ -255,6 +256,11 @@ impl Leading {
                 self.epoch = *epoch;
                 self.phase = Phase::Accepting;
                 self.since = common.now;
+                if mutant::is(Mutant::LeaderEpochNotStored) {
+                    for link in self.links_in(|s| *s == Stage::Info) {
+                        self.propose_epoch(common, link);
+                    }
+                }
                 common.persist_epochs(self.epoch, None);
             }
         } else if !matches!(self.phase, Phase::Accepting) {
@@ -330,7 +336,7 @@ impl Leading {
         match &mut self.phase {
             Phase::Choosing { accepted_by } => {
                 let ahead = current.is_some_and(|c| (c, last) > (common.epochs.current(), history.last()));
-                if ahead && !blank && !observer {
+                if ahead && !blank && !observer && !mutant::is(Mutant::FollowersAheadIgnored) {
                     return self.close(common, link, "a follower has more history than this leader");
                 }
                 if current.is_some() && !blank && !observer && common.config.verifier.is_voter(server) {
@@ -416,7 +422,7 @@ impl Leading {
         let links: Arc<[LinkId]> = Arc::new([link]);
         for records in history.records(in_memory, committed) {
             let mut packets = Vec::new();
-            for (zxid, record) in records.iter() {
+            for (zxid, record) in records.iter().skip(usize::from(mutant::is(Mutant::SyncWithHole))) {
                 FromLeader::Proposal { zxid, record }.encode(&mut packets);
                 FromLeader::Commit { zxid }.encode(&mut packets);
             }
@@ -510,7 +516,8 @@ impl Leading {
 
     fn establish(&mut self, common: &mut Common, history: &History) {
         let Phase::Synchronising { have } = &self.phase else { return };
-        if !common.config.verifier.is_quorum(|s| have.contains(&s)) {
+        if !common.config.verifier.is_quorum(|s| have.contains(&s)) && !mutant::is(Mutant::LeadsWithoutQuorum)
+        {
             return;
         }
         let me = common.config.me;
@@ -694,7 +701,11 @@ impl Leading {
         {
             self.ping(common, link);
         }
-        if self.is_established() && !self.odd && !self.has_quorum(common) {
+        if self.is_established()
+            && !self.odd
+            && !self.has_quorum(common)
+            && !mutant::is(Mutant::LeaderNeverGivesUp)
+        {
             return Err("too few followers are left for a quorum");
         }
         Ok(())

@@ -16,6 +16,7 @@ use crate::machine::{Common, Job};
 use crate::output::Output;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use proto::mutant::{self, Mutant};
 use proto::peer::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
 use proto::txn::RecordBatch;
 use proto::{Durable, Epoch, Instant, LinkId, ServerId, Zxid};
@@ -259,16 +260,18 @@ impl Learning {
             return Err("the leader's epoch is older than what this server has accepted");
         }
         self.phase = Phase::Accepting;
-        if epoch > accepted {
+        if epoch > accepted && !mutant::is(Mutant::PromiseBeforeDisk) {
             common.persist_epochs(epoch, None);
         } else {
-            self.ack_epoch(common, history, None, blank);
+            let current = (epoch > accepted).then(|| common.epochs.current());
+            self.ack_epoch(common, history, current, blank);
         }
         Ok(())
     }
 
     fn ack_epoch(&mut self, common: &mut Common, history: &History, current: Option<Epoch>, blank: bool) {
-        assert!(common.epochs.accepted() >= self.epoch, "a promise is durable before it is given");
+        let promised = common.epochs.accepted() >= self.epoch || mutant::is(Mutant::PromiseBeforeDisk);
+        assert!(promised, "a promise is durable before it is given");
         let Some(link) = self.link else { return };
         let last = if blank { Zxid::from_wire(crate::election::BLANK) } else { history.last() };
         assert!(history.is_drained(), "a history is compared when it is durable");
@@ -310,9 +313,9 @@ impl Learning {
                 let link = self.link.expect("a packet came through it");
                 common.start(Job::Receive, Output::ReceiveSnapshot { link, zxid });
             }
-            FromLeader::Trunc { zxid } if zxid < history.last() => {
+            FromLeader::Trunc { zxid } if zxid < history.last() && !mutant::is(Mutant::TruncIgnored) => {
                 self.phase = Phase::Truncating;
-                let reload = history.applied() > zxid;
+                let reload = history.applied() > zxid && !mutant::is(Mutant::TreeSurvivesTrunc);
                 common.start(Job::Truncate { after: zxid }, Output::Truncate { after: zxid, reload });
             }
             // What this history has beyond the leader's commits is not committed by being there.
@@ -473,7 +476,12 @@ impl Learning {
     /// The log has become durable up to somewhere.
     pub fn persisted(&mut self, common: &mut Common, history: &History) {
         match self.phase {
-            Phase::Persisting if history.is_drained() => {
+            Phase::Persisting if history.is_drained() || mutant::is(Mutant::NewLeaderAckedEarly) => {
+                if mutant::is(Mutant::EpochAfterAck)
+                    && let Some(link) = self.link
+                {
+                    common.send_to_leader(link, &FromLearner::Ack { zxid: Zxid::new(self.epoch, 0) });
+                }
                 self.phase = Phase::Entering;
                 common.persist_epochs(self.epoch, Some(history.durable()));
             }
@@ -483,7 +491,7 @@ impl Learning {
     }
 
     fn acknowledge(&mut self, common: &mut Common, durable: Durable) {
-        let upto = durable.upto();
+        let upto = if mutant::is(Mutant::AckBeforeDisk) { self.seen } else { durable.upto() };
         let Some(link) = self.link.filter(|_| upto > self.acknowledged) else { return };
         let mut packets = Vec::new();
         // Apache's leader counts each record on its own.

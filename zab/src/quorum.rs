@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use proto::ServerId;
+use proto::mutant::{self, Mutant};
 
 /// Decides whether a set of servers is a quorum.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,7 +66,11 @@ impl Verifier {
     /// Whether the voters for which `has` holds are a quorum.
     pub fn is_quorum(&self, mut has: impl FnMut(ServerId) -> bool) -> bool {
         match self {
-            Verifier::Majority { voters } => voters.iter().filter(|&&v| has(v)).count() > voters.len() / 2,
+            Verifier::Majority { voters } => {
+                let half =
+                    voters.len() / 2 - usize::from(mutant::is(Mutant::QuorumOfHalf) && voters.len() > 1);
+                voters.iter().filter(|&&v| has(v)).count() > half
+            }
             Verifier::Hierarchical { places, .. } => {
                 let mut groups: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
                 for (&server, &(group, weight)) in places {

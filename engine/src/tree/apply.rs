@@ -427,7 +427,11 @@ impl<'t, 's> Scope<'t, 's> {
                 WriteReply::Empty
             }
             Txn::CloseSession { paths } => {
-                self.close_session(paths.as_deref().unwrap_or_default());
+                if proto::mutant::is(proto::mutant::Mutant::EphemeralsStay) {
+                    self.tree.sessions.write().remove(&self.header.session);
+                } else {
+                    self.close_session(paths.as_deref().unwrap_or_default());
+                }
                 WriteReply::Empty
             }
             // An Apache leader may have failed for a reason that no client of ours should hear of.
@@ -488,6 +492,9 @@ impl<'t, 's> Scope<'t, 's> {
         above.children.get_or_insert_default().insert(&tree.hash, name);
         let cversion = match *parent_cversion {
             -1 => above.stat().cversion.wrapping_add(1),
+            _ if proto::mutant::is(proto::mutant::Mutant::CversionCounted) => {
+                above.stat().cversion.wrapping_add(1)
+            }
             given => given,
         };
         if cversion > above.stat().cversion {
@@ -553,7 +560,7 @@ impl<'t, 's> Scope<'t, 's> {
                     above.children = None;
                 }
             }
-            if zxid > above.stat().pzxid {
+            if zxid > above.stat().pzxid || proto::mutant::is(proto::mutant::Mutant::PzxidGoesBack) {
                 self.digest += above.restat(digests, |s| s.pzxid = zxid);
             }
         }
