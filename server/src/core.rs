@@ -268,9 +268,10 @@ impl Core {
         me: Weak<Core>,
     ) -> Core {
         let next_tick = AtomicU64::new(node.next_timeout().0);
-        // Every loop counts for itself, and so does the log thread.
+        // Every loop counts for itself, and so do the log thread and the one of the peers, which writes a follower's log.
+        let counting = loops.len() + 1 + usize::from(peers.is_some());
         let requests = Requests::new(settings.operations.slow_request_ms);
-        let stats = ServerStats::new(loops.len() + 1, settings.operations.detailed_metrics);
+        let stats = ServerStats::new(counting, settings.operations.detailed_metrics);
         Core {
             frame_max: settings.client.request_bytes_max as usize,
             schemes,

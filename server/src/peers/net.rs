@@ -94,6 +94,7 @@ impl Net {
 
     /// Runs until it is told to stop.
     pub fn run(mut self, core: &Arc<Core>) {
+        core.stats.claim();
         let mut events = Events::with_capacity(256);
         loop {
             let wait = if self.hungry.is_empty() {
