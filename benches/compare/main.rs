@@ -45,7 +45,8 @@ struct Args {
     warmup: Duration,
     /// What to load them with: OPERATION[@RATE]:CONNECTIONSxOUTSTANDING:BYTES[+ZNODES], or restart+ZNODES; may be given
     /// several times. With a rate the load is open (latency from the intended time of sending); +ZNODES makes a tree of
-    /// so many first (k, M); restart measures kill -9, start, first read
+    /// so many first (k, M); restart measures kill -9, start, first read; watch@20:1000x1:100 is a change 20 times a second,
+    /// from its sending until the last of 1,000 connections has heard of it
     #[arg(short, long = "case", value_name = "CASE",
           default_values = ["set:1x1:100", "set:64x32:100", "create:64x32:100", "get:64x32:100"])]
     cases: Vec<Case>,
@@ -90,6 +91,8 @@ struct Case {
 
 /// The operation that is no load: kill, start, read.
 const RESTART: &str = "restart";
+/// The operation whose latency is that of the last of many who watch, with persistent watches.
+const WATCH: &str = "watch";
 
 impl FromStr for Case {
     type Err = String;
@@ -191,14 +194,17 @@ impl Sample {
         ("errors", |s| s.errors),
     ];
 
-    fn of(report: &Value) -> Sample {
+    fn of(case: &Case, report: &Value) -> Sample {
         let number = |path: &str| report.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
+        // A fan-out takes as long as the last of those who watch has to wait.
+        let latency = if case.op == WATCH { "/kinds/everybody" } else { "/latency_ns" };
+        let latency = |quantile: &str| number(&format!("{latency}/{quantile}"));
         let errors = report["errors"].as_object().map_or(0.0, |e| e.values().filter_map(Value::as_f64).sum());
         Sample {
             ops_per_s: number("/ops_per_s"),
-            p50: number("/latency_ns/p50"),
-            p99: number("/latency_ns/p99"),
-            p999: number("/latency_ns/p99.9"),
+            p50: latency("p50"),
+            p99: latency("p99"),
+            p999: latency("p99.9"),
             server_cpu: number("/cpu_ns_per_op/server"),
             generator_cpu: number("/cpu_ns_per_op/generator"),
             rss_bytes: number("/server_rss_bytes"),
@@ -300,7 +306,7 @@ fn measure(args: &Args, case: &Case, kind: Kind, paths: &Paths) -> Result<(Sampl
     let version = server.version().to_string();
     if case.op != RESTART {
         let report = bench(args, case, server.address(), Some(server.pid()))?;
-        return Ok((Sample::of(&report), version));
+        return Ok((Sample::of(case, &report), version));
     }
     let took = server.kill_and_restart(paths)?;
     let ns = took.as_nanos() as f64;
@@ -349,6 +355,9 @@ fn bench(args: &Args, case: &Case, address: &str, pid: Option<u32>) -> Result<Va
         .args(["--size", &case.size.to_string()])
         .args(["--duration", &seconds(args.duration), "--warmup", &seconds(args.warmup)])
         .stderr(Stdio::inherit());
+    if case.op == WATCH {
+        command.arg("--persistent");
+    }
     if let Some(rate) = case.rate {
         command.args(["--rate", &rate.to_string()]);
     }
@@ -388,7 +397,7 @@ fn floor(args: &Args) -> Result<(f64, f64), Box<dyn Error>> {
     let report = bench(args, &one, &address, None);
     mirror.kill()?;
     mirror.wait()?;
-    Ok((commit, Sample::of(&report?).p50))
+    Ok((commit, Sample::of(&one, &report?).p50))
 }
 
 fn table(args: &Args, versions: &[String; 2], results: &[Measured], floor: Option<(f64, f64)>) -> String {
@@ -537,7 +546,7 @@ mod tests {
         let report = json!({"ops_per_s": 10.0, "latency_ns": {"p50": 1, "p99": 2, "p99.9": 3},
                             "errors": {"NoNode (-101)": 4}, "unanswered": 1, "connections_lost": 0,
                             "cpu_ns_per_op": {"server": 5.0, "generator": 6.0}, "server_rss_bytes": 7});
-        let one = Sample::of(&report);
+        let one = Sample::of(case, &report);
         assert_eq!((one.ops_per_s, one.p999, one.errors, one.server_cpu), (10.0, 3.0, 5.0, 5.0));
         let samples = [3.0, 1.0, 2.0].map(|ops_per_s| Sample { ops_per_s, ..one });
         assert_eq!(median(&samples, |s| s.ops_per_s), 2.0);

@@ -52,14 +52,23 @@ pub enum Kind {
     Delete,
     /// Not a request: a watch event, measured from the sending of the change.
     Event,
+    /// Not a request either: the event that was the last of its change, so the time until everybody had heard.
+    Everybody,
     /// Part of the set-up, not reported.
     Silent,
 }
 
 impl Kind {
     /// All kinds that are reported.
-    pub const REPORTED: [Kind; 6] =
-        [Kind::Create, Kind::Set, Kind::Get, Kind::Multi, Kind::Delete, Kind::Event];
+    pub const REPORTED: [Kind; 7] = [
+        Kind::Create,
+        Kind::Set,
+        Kind::Get,
+        Kind::Multi,
+        Kind::Delete,
+        Kind::Event,
+        Kind::Everybody,
+    ];
 
     /// The name in reports.
     pub fn name(self) -> &'static str {
@@ -70,6 +79,7 @@ impl Kind {
             Kind::Multi => "multi",
             Kind::Delete => "delete",
             Kind::Event => "event",
+            Kind::Everybody => "everybody",
             Kind::Silent => "set-up",
         }
     }
@@ -83,8 +93,8 @@ pub trait Job {
     /// The reply to the oldest request of `conn`: 0 or an error code, and the body behind the head.
     fn reply(&mut self, conn: usize, kind: Kind, err: i32, body: &[u8]);
 
-    /// A watch event came; returns when its cause was sent, to be measured.
-    fn event(&mut self, _conn: usize) -> Option<u64> {
+    /// A watch event came; returns its cause, to be measured.
+    fn event(&mut self, _conn: usize) -> Option<Cause> {
         None
     }
 
@@ -105,6 +115,15 @@ pub trait Job {
     fn done(&self) -> bool {
         false
     }
+}
+
+/// What a watch event tells of.
+#[derive(Clone, Copy, Debug)]
+pub struct Cause {
+    /// When the change was sent.
+    pub sent: u64,
+    /// Everybody who watches has heard of it now.
+    pub last: bool,
 }
 
 /// How a load is driven. Times are in ns from `start`.
@@ -517,7 +536,10 @@ impl<J: Job> Engine<J> {
                     if let Some(cause) = self.job.event(c.id)
                         && measuring
                     {
-                        record(&mut self.measured, &self.pace, now, Kind::Event, cause, 1);
+                        record(&mut self.measured, &self.pace, now, Kind::Event, cause.sent, 1);
+                        if cause.last {
+                            self.measured.latency[Kind::Everybody as usize].saturating_record(now - cause.sent);
+                        }
                     }
                     continue;
                 }

@@ -1,6 +1,6 @@
 //! The loads themselves: what is sent, and what a reply leads to.
 
-use super::engine::{Job, Kind};
+use super::engine::{Cause, Job, Kind};
 use super::wire::{self, Key, Paths, Template};
 use proto::acl;
 use proto::client::{CreateMode, OpCode};
@@ -112,7 +112,7 @@ impl Job for Steady {
             Kind::Set => self.set.fill(out, xid, || picker.key()),
             Kind::Get => self.get.fill(out, xid, || picker.key()),
             Kind::Multi => self.multi.fill(out, xid, || picker.key()),
-            Kind::Create | Kind::Delete | Kind::Event | Kind::Silent => {
+            Kind::Create | Kind::Delete | Kind::Event | Kind::Everybody | Kind::Silent => {
                 let n = self.created.entry(conn).or_default();
                 self.create.fill(out, xid, || Key { dir: conn as u32, key: *n });
                 *n += 1;
@@ -192,8 +192,8 @@ pub struct Watch {
     to_arm: Vec<bool>,
     armed: usize,
     heard: Vec<u64>,
-    /// When each change was sent; the first one's number is `first`.
-    sent: VecDeque<u64>,
+    /// When each change was sent, and how many have heard of it; the first one's number is `first`.
+    sent: VecDeque<(u64, usize)>,
     first: u64,
     wake: bool,
     stopped: bool,
@@ -233,7 +233,7 @@ impl Job for Watch {
             if !self.persistent {
                 self.armed = 0;
             }
-            self.sent.push_back(now);
+            self.sent.push_back((now, 0));
             self.set.fill(out, xid, || Key::nth(0));
             return Some(Kind::Set);
         }
@@ -258,17 +258,19 @@ impl Job for Watch {
         }
     }
 
-    fn event(&mut self, conn: usize) -> Option<u64> {
+    fn event(&mut self, conn: usize) -> Option<Cause> {
         let n = self.heard[conn];
         self.heard[conn] += 1;
         self.to_arm[conn] = !self.persistent;
-        let sent = self.sent.get((n - self.first) as usize).copied();
+        let (sent, heard) = self.sent.get_mut((n - self.first) as usize)?;
+        *heard += 1;
+        let cause = Cause { sent: *sent, last: *heard == self.watchers };
         // A change that all have heard of is forgotten.
-        if n == self.first && self.heard[1..].iter().all(|h| *h > n) {
+        while self.sent.front().is_some_and(|(_, heard)| *heard == self.watchers) {
             self.sent.pop_front();
             self.first += 1;
         }
-        sent
+        Some(cause)
     }
 
     fn awakened(&mut self) -> Option<usize> {

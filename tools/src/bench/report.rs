@@ -151,7 +151,7 @@ impl Report {
             );
         };
         self.kinds().for_each(|(kind, h)| row(kind.name(), h));
-        if self.kinds().count() > 1 {
+        if self.answers().count() > 1 {
             row("all", &self.all());
         }
         if self.args.rate.is_some() && !self.measured.lag.is_empty() {
@@ -211,13 +211,18 @@ impl Report {
             .filter(|(_, h)| !h.is_empty())
     }
 
+    /// What a frame of the server's counts as: the last event of a change is counted as an event already.
+    fn answers(&self) -> impl Iterator<Item = (Kind, &Histogram<u64>)> {
+        self.kinds().filter(|(kind, _)| *kind != Kind::Everybody)
+    }
+
     fn answered(&self) -> u64 {
-        self.kinds().map(|(_, h)| h.len()).sum()
+        self.answers().map(|(_, h)| h.len()).sum()
     }
 
     fn all(&self) -> Histogram<u64> {
         let mut all = Histogram::new_from(&self.measured.latency[0]);
-        for (_, h) in self.kinds() {
+        for (_, h) in self.answers() {
             all.add(h).expect("all histograms are made with the same bounds");
         }
         all
