@@ -27,8 +27,8 @@ impl InFlightUse {
     /// the quota, for [`InFlightUse::note`].
     pub fn check(&mut self, tree: &Tree, path: &str, change: Use) -> Result<Option<Box<str>>, Code> {
         let Some(quota) = tree.quota_for(path) else { return Ok(None) };
-        // In this order: a txn that is applied in between is missed once rather than counted twice.
-        self.applied(tree.applied());
+        // Txns are applied beside this: what the tree has counted must not count as in flight, and the other way round.
+        self.applied(quota.counted);
         if let Some((znodes, bytes)) = quota.used {
             let in_flight = self.sums.get(&quota.prefix).copied().unwrap_or_default();
             let exceeds = |limit: i64, used: i64, in_flight: i64, change: i64| {

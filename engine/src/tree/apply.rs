@@ -485,11 +485,16 @@ impl<'t, 's> Scope<'t, 's> {
         let name = path::name(path).as_bytes();
         let (h, parent_h) = (self.hash(path), self.hash(parent));
 
-        let home = self.shard(parent_h);
-        let slot = home.slot_of(parent_h, parent.as_bytes()).ok_or(Code::NoNode)?;
-        let above = home.slots.get_mut(slot).expect("just found");
+        let there = self.shard(h).slot_of(h, path.as_bytes());
+        let above = self.shard(parent_h).find_mut(parent_h, parent.as_bytes()).ok_or(Code::NoNode)?;
         let parent_acl = above.acl;
-        above.children.get_or_insert_default().insert(&tree.hash, name);
+        let children = above.children.get_or_insert_default();
+        match there {
+            // Each name below a parent has its znode, so a path without znode has no name there either. The
+            // other way round it may be missing: a fuzzy walk can meet the child of a deleted parent.
+            None => children.add(&tree.hash, name),
+            Some(_) => _ = children.insert(&tree.hash, name),
+        }
         let cversion = match *parent_cversion {
             -1 => above.stat().cversion.wrapping_add(1),
             _ if proto::mutant::is(proto::mutant::Mutant::CversionCounted) => {
@@ -503,7 +508,7 @@ impl<'t, 's> Scope<'t, 's> {
 
         let acl = tree.acls.intern(*acl);
         let shard = self.held.get(tree.shard_number(h));
-        if let Some(there) = shard.find_mut(h, path.as_bytes()) {
+        if let Some(there) = there.and_then(|slot| shard.slots.get_mut(slot)) {
             let before = std::mem::replace(&mut there.acl, acl);
             tree.acls.release(before);
             return Err(Code::NodeExists);

@@ -103,6 +103,8 @@ pub struct QuotaView {
     pub bytes_hard_limit: i64,
     /// Znodes and bytes now; `None` when nobody counts them, and then nothing is refused.
     pub used: Option<(i64, i64)>,
+    /// The last zxid whose change of `used` is counted in: taken under the lock under which it was counted.
+    pub counted: Zxid,
 }
 
 /// The replicated state of one server. Many readers, one [`Applier`].
@@ -217,13 +219,16 @@ impl Tree {
         let numbers =
             |path: String| self.peek(&path, |n| n.map(|n| Numbers::parse(n.data.unwrap_or_default())));
         let limits = numbers(quota::limits_path(&prefix))?;
-        let used = numbers(quota::stats_path(&prefix));
+        let (used, counted) = self.peek(&quota::stats_path(&prefix), |n| {
+            (n.map(|n| Numbers::parse(n.data.unwrap_or_default())), self.applied())
+        });
         Some(QuotaView {
             count_limit: limits.get(Numbers::COUNT),
             count_hard_limit: limits.get(Numbers::COUNT_HARD),
             bytes_limit: limits.get(Numbers::BYTES),
             bytes_hard_limit: limits.get(Numbers::BYTES_HARD),
             used: used.map(|u| (u.get(Numbers::COUNT), u.get(Numbers::BYTES))),
+            counted,
             prefix,
         })
     }

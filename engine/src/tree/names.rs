@@ -60,13 +60,20 @@ impl NameSet {
 
     /// Adds a name; false if it is there already.
     pub(crate) fn insert(&mut self, hash: &PathHash, name: &[u8]) -> bool {
+        let absent = !self.contains(hash, name);
+        if absent {
+            self.add(hash, name);
+        }
+        absent
+    }
+
+    /// Adds a name that is known not to be there: neither looks through its bucket nor loads it.
+    pub(crate) fn add(&mut self, hash: &PathHash, name: &[u8]) {
+        debug_assert!(!self.contains(hash, name));
         let bucket = match &mut self.many {
             None => &mut self.few,
             Some(many) => many.of_hash_mut(hash.of(name)),
         };
-        if bucket.find(name).is_some() {
-            return false;
-        }
         bucket.push(name);
         self.len += 1;
         self.name_bytes += name.len();
@@ -82,7 +89,6 @@ impl NameSet {
             Some(many) if self.len > many.len() * SPLIT_ABOVE => many.split_one(hash),
             _ => {}
         }
-        true
     }
 
     /// Removes a name; false if it is not there.

@@ -154,7 +154,9 @@ impl Slots {
         }
         let slot = self.end;
         if (slot as usize).is_multiple_of(CHUNK) {
-            self.chunks.push(Vec::new());
+            // The first chunk of a shard grows as it must, for trees that stay small; the others come whole.
+            let room = if self.chunks.is_empty() { 0 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(room));
         }
         self.chunks.last_mut().expect("a chunk was just pushed or is not full").push(Some(node));
         self.end = slot.checked_add(1).expect("memory ends long before four billion znodes of one shard");
