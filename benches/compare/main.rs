@@ -546,7 +546,7 @@ mod tests {
         let report = json!({"ops_per_s": 10.0, "latency_ns": {"p50": 1, "p99": 2, "p99.9": 3},
                             "errors": {"NoNode (-101)": 4}, "unanswered": 1, "connections_lost": 0,
                             "cpu_ns_per_op": {"server": 5.0, "generator": 6.0}, "server_rss_bytes": 7});
-        let one = Sample::of(case, &report);
+        let one = Sample::of(&case, &report);
         assert_eq!((one.ops_per_s, one.p999, one.errors, one.server_cpu), (10.0, 3.0, 5.0, 5.0));
         let samples = [3.0, 1.0, 2.0].map(|ops_per_s| Sample { ops_per_s, ..one });
         assert_eq!(median(&samples, |s| s.ops_per_s), 2.0);

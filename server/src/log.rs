@@ -8,7 +8,7 @@ use crate::boot::with_causes;
 use crate::core::Core;
 use crate::event_loop::Message;
 use crate::requests::Trace;
-use crate::snapshots::{BYTES_PER_SECOND, Snapshots};
+use crate::snapshots::{BYTES_PER_SECOND, Beside, Snapshots};
 use crate::stats::{Counter, Measure};
 use engine::Applier;
 use node::stage::Stage;
@@ -570,6 +570,7 @@ impl LogQueue {
         if let Err(e) = vfs::os::raise_priority(SNAPSHOT_PRIORITY) {
             tracing::debug!("the snapshot thread runs at normal priority: {e}");
         }
+        let when_idle = vfs::os::can_step_back(SNAPSHOT_PRIORITY);
         loop {
             {
                 let mut due = self.snapshot_due.lock();
@@ -589,7 +590,7 @@ impl LogQueue {
                 &core.tree,
                 &|| core.clock().now().wall,
                 &give_up,
-                Some(BYTES_PER_SECOND),
+                Some(Beside { bytes_per_second: BYTES_PER_SECOND, when_idle }),
             );
             let mut writer = self.writer.lock();
             writer.snapshot_running = false;

@@ -21,6 +21,20 @@ pub const BYTES_PER_SECOND: u64 = 100 << 20;
 /// The longest pause between two slices, so that a slow disk does not add up to minutes.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
+/// While a snapshot comes forward slower than this, in uncompressed bytes a second, it no longer waits for idle CPUs:
+/// with all of them busy for good it would never end, and the log behind it would grow.
+const BYTES_PER_SECOND_MIN: u64 = 25 << 20;
+
+/// How a snapshot is written while requests are served.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside {
+    /// The pace, uncompressed.
+    pub bytes_per_second: u64,
+    /// Compressing and writing wait for CPUs that have nothing else to do. Taking the slices does not: a thread that
+    /// holds a shard must run.
+    pub when_idle: bool,
+}
+
 /// What the snapshot thread needs to know of itself.
 pub struct Snapshots {
     dir: Arc<dyn vfs::Dir>,
@@ -59,13 +73,14 @@ impl Snapshots {
     }
 
     /// Writes a snapshot of `tree` as it is from now on, and returns its uncompressed size in bytes: what it
-    /// cost. `bytes_per_second` bounds the pace, uncompressed; when `give_up` says so, nothing is written.
+    /// cost. `beside` says how to stand back behind requests; without it the snapshot is written as fast as it can be.
+    /// When `give_up` says so, nothing is written.
     pub fn write(
         &self,
         tree: &Tree,
         now: &dyn Fn() -> WallMs,
         give_up: &dyn Fn() -> bool,
-        bytes_per_second: Option<u64>,
+        beside: Option<Beside>,
     ) -> Result<u64, Failure> {
         let started = Instant::now();
         let mut walk = tree.walk();
@@ -90,14 +105,23 @@ impl Snapshots {
             };
             let count = u32::try_from(part.count).expect("a slice holds far fewer records");
             if count > 0 {
-                writer.part(kind, count, &buffer).map_err(Failure::Write)?;
+                let wanted = Duration::from_secs(1 + bytes / BYTES_PER_SECOND_MIN);
+                let stepped_back = beside.is_some_and(|b| b.when_idle)
+                    && started.elapsed() < wanted
+                    && vfs::os::run_when_idle(true).is_ok();
+                let written = writer.part(kind, count, &buffer);
+                if stepped_back {
+                    // It was possible when the server started; should it fail now, the snapshot is slow.
+                    let _ = vfs::os::run_when_idle(false);
+                }
+                written.map_err(Failure::Write)?;
             }
             if give_up() {
                 return Err(Failure::Stopped);
             }
             bytes += buffer.len() as u64;
-            if let Some(rate) = bytes_per_second {
-                let due = Duration::from_nanos(bytes * 1_000_000_000 / rate);
+            if let Some(Beside { bytes_per_second, .. }) = beside {
+                let due = Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_second);
                 if let Some(ahead) = due.checked_sub(started.elapsed()) {
                     std::thread::sleep(ahead.min(PAUSE_MAX));
                 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use sys::raise_priority;
+pub use sys::{can_step_back, raise_priority, run_when_idle};
 
 /// A directory.
 #[derive(Debug)]

@@ -60,15 +60,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds that are reported.
-    pub const REPORTED: [Kind; 7] = [
-        Kind::Create,
-        Kind::Set,
-        Kind::Get,
-        Kind::Multi,
-        Kind::Delete,
-        Kind::Event,
-        Kind::Everybody,
-    ];
+    pub const REPORTED: [Kind; 7] =
+        [Kind::Create, Kind::Set, Kind::Get, Kind::Multi, Kind::Delete, Kind::Event, Kind::Everybody];
 
     /// The name in reports.
     pub fn name(self) -> &'static str {
@@ -538,7 +531,8 @@ impl<J: Job> Engine<J> {
                     {
                         record(&mut self.measured, &self.pace, now, Kind::Event, cause.sent, 1);
                         if cause.last {
-                            self.measured.latency[Kind::Everybody as usize].saturating_record(now - cause.sent);
+                            self.measured.latency[Kind::Everybody as usize]
+                                .saturating_record(now - cause.sent);
                         }
                     }
                     continue;

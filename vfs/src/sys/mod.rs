@@ -66,3 +66,24 @@ pub fn raise_priority(nice: i32) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Lets the calling thread run only where a CPU has nothing else to do (`SCHED_IDLE`), or normally again. A thread that
+/// wakes on such a CPU runs at once, which even the weakest nice value does not give it. The way back needs a right that
+/// the way there does not: see [`can_step_back`].
+pub fn run_when_idle(idle: bool) -> io::Result<()> {
+    let policy = if idle { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `param` lives through the call, which only reads it; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const param) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a thread with the nice value `nice` may leave `SCHED_IDLE` again: tried out on a thread made for it.
+pub fn can_step_back(nice: i32) -> bool {
+    let tried = std::thread::spawn(move || {
+        raise_priority(nice).and_then(|()| run_when_idle(true)).and_then(|()| run_when_idle(false)).is_ok()
+    });
+    tried.join().unwrap_or(false)
+}
