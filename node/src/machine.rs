@@ -827,12 +827,11 @@ impl Node {
         let mut tell = |header: &TxnHeader, reply: &WriteReply<'_>| {
             let failed = matches!(reply, WriteReply::Error(_));
             match origin {
-                Origin::Client { conn, xid } => {
-                    clients.reply(conn, xid, zxid, reply);
-                    if *reply == WriteReply::Error(Code::SessionMoved) {
-                        clients.close(conn, CloseReason::Moved);
-                    }
+                // Not an answer but the end of the connection (ZOOKEEPER-710).
+                Origin::Client { conn, .. } if *reply == WriteReply::Error(Code::SessionMoved) => {
+                    clients.close(conn, CloseReason::Moved);
                 }
+                Origin::Client { conn, xid } => clients.reply(conn, xid, zxid, reply),
                 Origin::Handshake { conn } if failed => clients.connected(conn, Handshake::Refused),
                 Origin::Handshake { .. } | Origin::Server => {}
             }

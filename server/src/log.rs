@@ -94,6 +94,14 @@ struct Queued {
     at: proto::Instant,
 }
 
+impl Writer {
+    /// Records wait to become durable. After a full disk they may be with the appender already, and then the node must hear
+    /// of them as of all others: the mark of an idle log must not be what makes them durable.
+    fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || self.appender.waiting() > 0
+    }
+}
+
 #[derive(Default)]
 struct Wake {
     work: bool,
@@ -288,7 +296,7 @@ impl LogQueue {
             }
             if self.queued.load(Ordering::SeqCst) == 0 {
                 let mut writer = self.writer.lock();
-                if writer.waiting.is_empty() {
+                if !writer.has_work() {
                     self.rest(core, writer);
                     if core.stopping.load(Ordering::Acquire) && self.queued.load(Ordering::SeqCst) == 0 {
                         return;
@@ -328,11 +336,16 @@ impl LogQueue {
 
     /// The log is idle: the durability of its last batch is recorded, and space is looked after.
     fn rest(&self, core: &Core, mut writer: MutexGuard<'_, Writer>) {
-        if writer.appender.wants_mark()
-            && writer.written_at.elapsed() >= IDLE
-            && let Err(e) = writer.appender.mark_idle()
-        {
-            die(&e);
+        if writer.appender.wants_mark() && writer.written_at.elapsed() >= IDLE {
+            match writer.appender.mark_idle() {
+                Ok(()) => {}
+                // The mark wants a segment that there is no room for; it can wait as well as the writes can.
+                Err(wal::Error::NoSpace { .. }) => {
+                    drop(writer);
+                    return core.set_log_full(true);
+                }
+                Err(e) => die(&e),
+            }
         }
         let full = writer.appender.space() == Space::Full;
         drop(writer);
@@ -490,7 +503,7 @@ impl LogQueue {
             self.queued.fetch_sub(queue.len(), Ordering::SeqCst);
             writer.waiting.append(&mut queue);
         }
-        if writer.waiting.is_empty() {
+        if !writer.has_work() {
             return false;
         }
         let started = core.clock().mono();

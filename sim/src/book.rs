@@ -303,6 +303,8 @@ impl Book {
                 let view = &mut self.servers[server];
                 view.service = None;
                 view.base = view.base.max(base);
+                // It may have died between the installation of a snapshot and word of it.
+                view.applied = view.applied.max(view.base);
                 let from = view.base;
                 view.log.retain(|&z| z > from && z <= end);
                 view.durable = view.log.len();
