@@ -358,7 +358,13 @@ fn sessions_in_order(history: &History) -> Verdict<()> {
 /// No session ends before its time-out, and none is said to be gone that is not.
 fn expiry_not_early(history: &History, replay: &Replay<'_>, expiry: Expiry) -> Verdict<()> {
     let mut heard: HashMap<i64, Time> = HashMap::new();
-    for call in history.calls.iter().filter(|c| c.reply.is_some()) {
+    for call in &history.calls {
+        // A server that is paused hears of a request after it wakes, which may be after the session has ended: only an
+        // answer before the end shows that the request was heard by then.
+        let Some(reply) = &call.reply else { continue };
+        if replay.closed.get(&call.session).is_some_and(|(end, _)| reply.at > *end) {
+            continue;
+        }
         let last = heard.entry(call.session).or_default();
         *last = call.sent.max(*last);
     }
