@@ -1,10 +1,22 @@
 //! What a run has to have seen: every planned fault, every kind of message, every turn of a server's life. A run over many
 //! seeds in which one of them never happened has tested less than it says, and fails.
 
-/// Something worth counting.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[allow(missing_docs, reason = "each is what its name says")]
-pub enum Point {
+/// The points in their order: as a type, and as a list.
+macro_rules! points {
+    ($($name:ident,)*) => {
+        /// Something worth counting.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[allow(missing_docs, reason = "each is what its name says")]
+        pub enum Point {
+            $($name,)*
+        }
+
+        /// All points, each at its number.
+        const NAMES: [Point; [$(Point::$name),*].len()] = [$(Point::$name),*];
+    };
+}
+
+points! {
     // Faults, when they strike.
     Crash,
     CrashSilent,
@@ -93,97 +105,7 @@ pub enum Point {
     Notification,
 }
 
-/// One past the last point.
-const POINTS: usize = Point::Notification as usize + 1;
-
-/// All points with their names, in order.
-const NAMES: [Point; POINTS] = {
-    use Point::*;
-    [
-        Crash,
-        CrashSilent,
-        CrashAll,
-        CrashAtDiskWrite,
-        CrashAtPacket,
-        TornWrite,
-        LostName,
-        Wipe,
-        Pause,
-        CutWhole,
-        CutOneWay,
-        CutOnePort,
-        HeldBack,
-        Reset,
-        SlowLink,
-        SlowDisk,
-        StalledDisk,
-        FailedWrite,
-        FullDisk,
-        LogFull,
-        Rot,
-        RotRefused,
-        WallJump,
-        ClockRate,
-        CounterNearEnd,
-        TinyBuffers,
-        BootEmpty,
-        BootReplay,
-        BootSnapshot,
-        TornTail,
-        SegmentSwitch,
-        SegmentRecycled,
-        SnapshotWritten,
-        SnapshotFuzzy,
-        SnapshotFailed,
-        Purged,
-        IdleMark,
-        NewEpoch,
-        Died,
-        SessionOpened,
-        SessionResumed,
-        SessionResumedElsewhere,
-        SessionExpired,
-        SessionRefused,
-        SessionClosed,
-        EventDelivered,
-        EventCaughtUp,
-        MultiFailed,
-        MultiDone,
-        Sequential,
-        EphemeralGone,
-        ContainerReaped,
-        SyncDone,
-        WriteUnknown,
-        ReadWaited,
-        Elected,
-        LeaderLost,
-        Following,
-        Observing,
-        CutLeader,
-        SyncDiff,
-        SyncTrunc,
-        SyncSnap,
-        SyncFromLog,
-        Reloaded,
-        LinkOverfull,
-        UncommittedDropped,
-        CutFinished,
-        PacketInfo,
-        PacketLeaderInfo,
-        PacketAckEpoch,
-        PacketNewLeader,
-        PacketUpToDate,
-        PacketProposal,
-        PacketAck,
-        PacketCommit,
-        PacketInform,
-        PacketPing,
-        PacketRevalidate,
-        PacketSync,
-        PacketRequest,
-        Notification,
-    ]
-};
+const POINTS: usize = NAMES.len();
 
 /// How often each point was met.
 #[derive(Clone, Debug)]

@@ -2,9 +2,44 @@
 
 use config::Member;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
+
+/// Why nobody could be asked, or nothing be told: for `doctor` and `status`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server string makes no sense.
+    Server(String),
+    /// The results can't be written.
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Server(why) => f.write_str(why),
+            Error::Output(e) => write!(f, "can't write the results: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Output(e) => Some(e),
+            Error::Server(_) => None,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(e: io::Error) -> Error {
+        Error::Output(e)
+    }
+}
 
 /// How long one word may take. A server that needs longer has a problem that is worth showing.
 pub const PATIENCE: Duration = Duration::from_secs(3);

@@ -15,11 +15,10 @@ mod directory;
 pub mod servers;
 mod system;
 
+pub use crate::ask::Error;
 use crate::{Out, Outcome};
 use config::{Env, Origin, Property};
 use serde_json::json;
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
 
 /// What operators get wrong, in a configuration, a data directory, this machine, running servers.
@@ -47,40 +46,6 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-/// Why nothing could be examined.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// The server string makes no sense.
-    Server(String),
-    /// The results can't be written.
-    Output(io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Server(why) => f.write_str(why),
-            Error::Output(e) => write!(f, "can't write the results: {e}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Output(e) => Some(e),
-            Error::Server(_) => None,
-        }
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(e: io::Error) -> Error {
-        Error::Output(e)
-    }
 }
 
 /// How bad it is.

@@ -9,6 +9,7 @@
 //! It asks every server that is named and those that their configuration names. Falconer and Apache answer alike; a
 //! server that does not answer `mntr` shows what `srvr` tells.
 
+pub use crate::ask::Error;
 use crate::ask::{Serving, State, View};
 use crate::doctor::servers;
 use crate::doctor::{Examination, Level};
@@ -16,7 +17,6 @@ use crate::render::{self, Table};
 use crate::{Out, Outcome};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -48,40 +48,6 @@ pub struct Args {
     /// Print one JSON object, with --watch one a line
     #[arg(long)]
     json: bool,
-}
-
-/// Why nothing can be shown.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// The server string makes no sense.
-    Server(String),
-    /// The results can't be written.
-    Output(io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Server(why) => f.write_str(why),
-            Error::Output(e) => write!(f, "can't write the results: {e}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Output(e) => Some(e),
-            Error::Server(_) => None,
-        }
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(e: io::Error) -> Error {
-        Error::Output(e)
-    }
 }
 
 /// Shows the ensemble.
