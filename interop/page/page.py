@@ -106,6 +106,12 @@ class Browser:
             time.sleep(0.1)
         raise AssertionError(f"{what}: not within {seconds} s; errors: {self.errors}")
 
+    def open(self, url):
+        """Opens a page and waits for the whole of it: a navigation is answered while the document still arrives,
+        and what is asked of it before its end (an element, a variable of its script) isn't there yet."""
+        self.call("Page.navigate", url=url)
+        self.wait(f"document.readyState==='complete' && location.href==={json.dumps(url)}", f"{url} is loaded")
+
     def click(self, selector):
         """A real click, in the middle of what the selector finds."""
         box = self.js(f"(()=>{{const e=document.querySelector({json.dumps(selector)});if(!e)return null;"
@@ -162,7 +168,7 @@ def run(arguments, s, browser):
     load = bench(s, "mix", "--reads", "80", "-c", "32", "-o", "8", "-d", "600s", "--keep")
     try:
         browser.size(1440, 1180, dark=False)
-        browser.call("Page.navigate", url=url)
+        browser.open(url)
         browser.wait("document.getElementById('state').textContent==='standalone'", "the page comes to life")
         browser.wait("samples.length>=8 && samples[samples.length-1].req[0][0]>0", "reads show")
         browser.wait(f"previous.znodes>{arguments.znodes}", "the tree is as large as it was made")
