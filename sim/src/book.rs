@@ -9,7 +9,7 @@ use crate::net::Conn;
 use crate::time::Time;
 use proto::peer::{Packet, kind};
 use proto::{Epoch, Zxid};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use zab::Service;
@@ -40,7 +40,16 @@ pub enum Fact<'a> {
         /// The last zxid that stays.
         end: Zxid,
     },
-    /// A server's log begins anew behind a whole state.
+    /// A server begins to make the tree that came through a link its own state.
+    Installs {
+        /// Which.
+        server: usize,
+        /// Through which it came.
+        link: Conn,
+        /// The tree's zxid.
+        base: Zxid,
+    },
+    /// A server's log begins anew behind a whole state: the one that it installs, or its own.
     Anew {
         /// Whose.
         server: usize,
@@ -145,18 +154,20 @@ impl fmt::Display for Fact<'_> {
 pub struct View {
     /// A state up to here stands in for the log before it.
     pub base: Zxid,
-    /// The log behind `base`, in order.
+    /// Its history from the very first txn on, in order: what its state up to `base` was made of, then the log.
     pub log: Vec<Zxid>,
     /// How many of `log` are durable.
     pub durable: usize,
+    /// The zxid and the history of the tree that it is installing: its own when that is done.
+    pub installs: Option<(Zxid, Vec<Zxid>)>,
     /// Accepted and current epoch.
     pub epochs: (Epoch, Epoch),
     /// The last txn applied.
     pub applied: Zxid,
     /// What it does for clients.
     pub service: Option<Service>,
-    /// The end of what was durable on a disk that it has lost: what it acknowledged then counts.
-    pub past: Zxid,
+    /// What was durable on a disk that it has lost: what it acknowledged then counts.
+    pub past: BTreeSet<Zxid>,
 }
 
 impl View {
@@ -172,22 +183,28 @@ impl View {
 
     /// Whether this txn is durable here, in the log or in the state before it.
     pub fn has_durably(&self, zxid: Zxid) -> bool {
-        zxid <= self.base || self.log[..self.durable].binary_search(&zxid).is_ok()
+        self.log[..self.durable].binary_search(&zxid).is_ok()
     }
 
     /// Whether this txn is durable here, or was on a disk that was lost.
     pub fn had_durably(&self, zxid: Zxid) -> bool {
-        zxid <= self.past || self.has_durably(zxid)
+        self.past.contains(&zxid) || self.has_durably(zxid)
     }
 
     /// Whether this txn is here at all.
     pub fn has(&self, zxid: Zxid) -> bool {
-        zxid <= self.base || self.log.binary_search(&zxid).is_ok()
+        self.log.binary_search(&zxid).is_ok()
+    }
+
+    /// The history becomes another one, all of it durable.
+    fn replace(&mut self, history: Vec<Zxid>) {
+        self.log = history;
+        self.durable = self.log.len();
     }
 }
 
 /// What is known of a connection of the quorum port.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LinkView {
     /// The leader's LEADERINFO.
     pub proposed: Option<Epoch>,
@@ -201,6 +218,8 @@ pub struct LinkView {
     pub committed: Zxid,
     /// The learner.
     pub learner: usize,
+    /// SNAP was sent: the sender's history up to it, and what was sent behind it.
+    pub history: Option<Vec<Zxid>>,
 }
 
 /// See the module.
@@ -241,6 +260,12 @@ impl Book {
         self.truth.last().map_or(self.origin, |e| Zxid::from_wire(e.zxid))
     }
 
+    /// The history that a tree at `base` stands for which came through `link`.
+    pub fn sent(&self, link: Conn, base: Zxid) -> Option<&[Zxid]> {
+        let history = self.links.get(&link)?.history.as_deref()?;
+        Some(&history[..history.partition_point(|&z| z <= base)])
+    }
+
     fn commit(&mut self, now: Time, zxid: Zxid) {
         if zxid > self.committed()
             && let Some(record) = self.proposals.get(&zxid)
@@ -264,12 +289,18 @@ impl Book {
                 view.log.truncate(view.log.partition_point(|&z| z <= end));
                 view.durable = view.log.len();
             }
+            Fact::Installs { server, link, base } => {
+                let sent = self.sent(link, base).map(<[Zxid]>::to_vec);
+                self.servers[server].installs = sent.map(|history| (base, history));
+            }
             Fact::Anew { server, base } => {
                 let view = &mut self.servers[server];
+                let own = std::mem::take(&mut view.log);
+                let mut history = view.installs.take().map_or(own, |(_, history)| history);
+                history.truncate(history.partition_point(|&z| z <= base));
+                view.replace(history);
                 view.base = base;
                 view.applied = base;
-                view.log.clear();
-                view.durable = 0;
             }
             Fact::Epochs { server, accepted, current } => self.servers[server].epochs = (accepted, current),
             Fact::Applied { server, zxid, .. } => {
@@ -302,12 +333,14 @@ impl Book {
             Fact::Recovered { server, base, end } => {
                 let view = &mut self.servers[server];
                 view.service = None;
+                // It may have died between the installation of a tree and word of it.
+                let installed = view.installs.take().filter(|(at, _)| *at == base);
+                let own = std::mem::take(&mut view.log);
+                let mut history = installed.map_or(own, |(_, history)| history);
+                history.truncate(history.partition_point(|&z| z <= end));
+                view.replace(history);
                 view.base = view.base.max(base);
-                // It may have died between the installation of a snapshot and word of it.
                 view.applied = view.applied.max(view.base);
-                let from = view.base;
-                view.log.retain(|&z| z > from && z <= end);
-                view.durable = view.log.len();
                 if self.servers.len() == 1 {
                     // A server that stands alone stays in its epoch: what nobody saw never was, and its zxids come again.
                     self.proposals.retain(|&z, _| z <= end);
@@ -317,14 +350,20 @@ impl Book {
                 let view = &mut self.servers[server];
                 view.service = None;
                 if wiped {
-                    let past = view.durable_end();
+                    let mut past = std::mem::take(&mut view.past);
+                    past.extend(&view.log[..view.durable]);
                     *view = View { past, ..View::default() };
                 }
             }
-            Fact::Sent { to, link, packet, to_leader: false, .. } => {
+            Fact::Sent { from, to, link, packet, to_leader: false } => {
                 let link = self.links.entry(link).or_default();
                 link.learner = to;
                 let zxid = Zxid::from_wire(packet.zxid);
+                if let (kind::PROPOSAL | kind::INFORM, Some(history)) = (packet.kind, &mut link.history)
+                    && history.last().is_none_or(|&last| last < zxid)
+                {
+                    history.push(zxid);
+                }
                 match packet.kind {
                     kind::LEADERINFO => link.proposed = Some(zxid.epoch()),
                     kind::INFORM if link.new_leader.is_none() => link.sync_end = zxid,
@@ -332,7 +371,11 @@ impl Book {
                         link.sync_end = zxid;
                         link.committed = zxid;
                     }
-                    kind::SNAP => link.sync_end = zxid,
+                    kind::SNAP => {
+                        link.sync_end = zxid;
+                        let log = &self.servers[from].log;
+                        link.history = Some(log.iter().copied().filter(|&z| z <= zxid).collect());
+                    }
                     kind::NEWLEADER => link.new_leader = Some(zxid.epoch()),
                     kind::UPTODATE => link.up_to_date = true,
                     kind::COMMIT => link.committed = zxid,

@@ -452,6 +452,7 @@ impl Server {
         let settled = Settled { zxid: end, digest: Some(digest) };
         importer.finish(zxid, Some(settled)).expect("a whole tree has a root");
         p.handed.clear();
+        p.received = Some(conn);
         self.fuzzy_until = end;
         self.step(k, Input::SnapshotReceived { link: LinkId(conn), applier, complete: true });
     }
@@ -687,6 +688,8 @@ impl Server {
         let id = self.id;
         let wall = self.clock.wall(k.now);
         let dir = self.disk.dir("data/snapshot");
+        let link = self.process().received.expect("what is saved was received");
+        k.fact(&Fact::Installs { server: id, link, base: zxid });
         let p = self.process();
         let mut walk = p.tree.walk();
         let server = ServerId(id as i64 + 1);

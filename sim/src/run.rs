@@ -503,7 +503,8 @@ impl World {
         }
     }
 
-    /// No more faults; what was broken is mended, who was dead is started.
+    /// No more faults; what was broken is mended, who was dead is started. Who stands still wakes when its time has come, with
+    /// all that waits for it: no machine is awake in part.
     fn heal(&mut self) {
         self.k.tell(|| "heal".into());
         for i in 0..self.plan.len() {
@@ -513,7 +514,6 @@ impl World {
             let server = &mut self.servers[id];
             server.disk.heal();
             server.disk.set_capacity(None);
-            server.paused_until = 0;
             server.stalled_until = 0;
             server.packets_left = None;
             server.power_fails = false;

@@ -161,6 +161,8 @@ pub struct Process {
     /// Links whose queue is too long.
     pub(crate) overfull: Vec<Conn>,
     pub(crate) receiving: Option<Receiving>,
+    /// Through which link the last whole tree came.
+    pub(crate) received: Option<Conn>,
 }
 
 /// Why a server could not start, or a job of its disk failed.
@@ -430,6 +432,7 @@ impl Server {
             links: BTreeMap::new(),
             overfull: Vec::new(),
             receiving: None,
+            received: None,
         })
     }
 

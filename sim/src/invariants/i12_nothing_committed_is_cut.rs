@@ -1,4 +1,5 @@
-//! I12: no log is cut behind less than a quorum has; no start loses what was durable.
+//! I12: no log is cut behind less than a quorum has; no start loses what was durable; a tree that takes the place of a
+//! server's own state has everything committed that the server had.
 
 use crate::book::{Book, Fact};
 use crate::invariants::Invariant;
@@ -16,6 +17,17 @@ impl Invariant for NothingCommittedIsCut {
     fn check(&mut self, book: &Book, fact: &Fact<'_>) -> Result<(), String> {
         let (server, end) = match *fact {
             Fact::Cut { server, end } => (server, end),
+            Fact::Installs { server, link, base } => {
+                let Some(sent) = book.sent(link, base) else {
+                    return Err(format!("{server} installs a tree that nobody has sent"));
+                };
+                let view = &book.servers[server];
+                let missing = |z: &&Zxid| book.place(**z).is_some() && sent.binary_search(z).is_err();
+                return match view.log[..view.durable].iter().find(missing) {
+                    Some(lost) => Err(format!("{server} had {lost} on disk and installs a tree without it")),
+                    None => Ok(()),
+                };
+            }
             Fact::Recovered { server, end, base } => {
                 let view = &book.servers[server];
                 let gone = |z: &&Zxid| **z > end && **z > base;

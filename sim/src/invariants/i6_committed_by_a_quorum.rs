@@ -19,12 +19,12 @@ impl Invariant for CommittedByAQuorum {
             Fact::Applied { server, zxid, .. } if zxid > book.committed() => (zxid, server),
             Fact::Sent { from, link, packet, to_leader: false, .. } if packet.kind == kind::COMMIT => {
                 let zxid = Zxid::from_wire(packet.zxid);
-                let link = book.links.get(&link).copied().unwrap_or_default();
-                if link.new_leader.is_none() {
+                let link = book.links.get(&link);
+                if link.is_none_or(|l| l.new_leader.is_none()) {
                     // The history of the leader, while it brings a learner up to date: acknowledged by NEWLEADER's answer.
                     return Ok(());
                 }
-                let last = link.committed;
+                let last = link.map_or(Zxid::ZERO, |l| l.committed);
                 if zxid <= last {
                     return Err(format!("{from} commits {zxid} after {last} on one link"));
                 }

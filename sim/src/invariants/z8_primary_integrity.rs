@@ -10,7 +10,6 @@ use std::ops::Bound;
 #[derive(Debug, Default)]
 pub struct PrimaryIntegrity {
     began: BTreeMap<Epoch, HashSet<Zxid>>,
-    bases: BTreeMap<Epoch, Zxid>,
 }
 
 impl Invariant for PrimaryIntegrity {
@@ -23,8 +22,7 @@ impl Invariant for PrimaryIntegrity {
             Fact::Appended { server, zxid, .. } if !self.began.contains_key(&zxid.epoch()) => {
                 let view = &book.servers[server];
                 let missing = book.truth.iter().map(|e| Zxid::from_wire(e.zxid)).find(|&z| !view.has(z));
-                self.began.insert(zxid.epoch(), view.log.iter().copied().chain([view.base]).collect());
-                self.bases.insert(zxid.epoch(), view.base);
+                self.began.insert(zxid.epoch(), view.log.iter().copied().collect());
                 match missing {
                     Some(z) => Err(format!("{server} begins epoch {} without {z}", zxid.epoch())),
                     None => Ok(()),
@@ -33,7 +31,7 @@ impl Invariant for PrimaryIntegrity {
             Fact::Applied { server, zxid, .. } if zxid > book.committed() => {
                 let later = self.began.range((Bound::Excluded(zxid.epoch()), Bound::Unbounded));
                 for (epoch, had) in later {
-                    if zxid > self.bases[epoch] && !had.contains(&zxid) {
+                    if !had.contains(&zxid) {
                         return Err(format!(
                             "{server} applies {zxid}, which the leader of {epoch} did not have"
                         ));
