@@ -246,6 +246,9 @@ impl EventLoop {
             if now >= self.next_sweep {
                 self.sweep(core, now);
             }
+            // A loop whose clients never let it sleep keeps its CPU until the scheduler's next tick (4 ms), and whoever
+            // waits for that CPU (another loop, the client on this machine) waits as long.
+            std::thread::yield_now();
         }
     }
 
