@@ -100,6 +100,46 @@ impl Writer {
     fn has_work(&self) -> bool {
         !self.waiting.is_empty() || self.appender.waiting() > 0
     }
+
+    /// One durable write of what waits, as far as there is room for it; `appended` gets each batch that is with the appender
+    /// now. Whether there was room for all of it, and `None` if there was for nothing.
+    fn write(
+        &mut self,
+        mut appended: impl FnMut(Queued),
+    ) -> Result<(Option<Durable>, /* room: */ bool), wal::Error> {
+        let mut room = true;
+        while let Some(Queued { batch, .. }) = self.waiting.front() {
+            let last = self.appender.last();
+            match self.appender.append(batch.iter().filter(|(zxid, _)| *zxid > last)) {
+                Ok(()) => appended(self.waiting.pop_front().expect("looked at above")),
+                // The rest stays; the preparer frees space or makes some, and the next round goes on here.
+                Err(wal::Error::NoSpace { .. }) => {
+                    room = false;
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        match self.appender.commit() {
+            Ok(durable) => Ok((Some(durable), room)),
+            Err(wal::Error::NoSpace { .. }) => Ok((None, false)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Records, once the log has been idle, that its last batch is durable. False when the mark wants a segment that there is
+    /// no room for: it can wait as well as the writes can.
+    fn mark(&mut self) -> Result<bool, wal::Error> {
+        assert!(!self.has_work(), "the mark would make records durable that nobody hears of");
+        if !self.appender.wants_mark() || self.written_at.elapsed() < IDLE {
+            return Ok(true);
+        }
+        match self.appender.mark_idle() {
+            Ok(()) => Ok(true),
+            Err(wal::Error::NoSpace { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -336,18 +376,8 @@ impl LogQueue {
 
     /// The log is idle: the durability of its last batch is recorded, and space is looked after.
     fn rest(&self, core: &Core, mut writer: MutexGuard<'_, Writer>) {
-        if writer.appender.wants_mark() && writer.written_at.elapsed() >= IDLE {
-            match writer.appender.mark_idle() {
-                Ok(()) => {}
-                // The mark wants a segment that there is no room for; it can wait as well as the writes can.
-                Err(wal::Error::NoSpace { .. }) => {
-                    drop(writer);
-                    return core.set_log_full(true);
-                }
-                Err(e) => die(&e),
-            }
-        }
-        let full = writer.appender.space() == Space::Full;
+        let room = writer.mark().unwrap_or_else(|e| die(&e));
+        let full = !room || writer.appender.space() == Space::Full;
         drop(writer);
         core.set_log_full(full);
     }
@@ -512,32 +542,17 @@ impl LogQueue {
         let mut taken = Vec::new();
         let waiting: u64 = writer.waiting.iter().map(|q| q.batch.len() as u64).sum();
         core.stats.measure(Measure::LogQueue, waiting, 1);
-        while let Some(Queued { batch, at, .. }) = writer.waiting.front() {
-            let last = writer.appender.last();
-            match writer.appender.append(batch.iter().filter(|(zxid, _)| *zxid > last)) {
-                Ok(()) => {
-                    core.stats.stage(Stage::Append, *at, started, batch.len() as u64);
-                    records += batch.len() as u64;
-                    taken.extend(writer.waiting.pop_front());
-                }
-                Err(wal::Error::NoSpace { .. }) => {
-                    // The rest stays; the preparer frees space or makes some, and the next round goes on here.
-                    core.set_log_full(true);
-                    break;
-                }
-                Err(e) => die(&e),
-            }
-        }
-        let committed = writer.appender.commit();
+        let written = writer.write(|queued| {
+            core.stats.stage(Stage::Append, queued.at, started, queued.batch.len() as u64);
+            records += queued.batch.len() as u64;
+            taken.push(queued);
+        });
         self.writing_since.store(0, Ordering::Relaxed);
-        let durable = match committed {
-            Ok(durable) => durable,
-            Err(wal::Error::NoSpace { .. }) => {
-                core.set_log_full(true);
-                return false;
-            }
-            Err(e) => die(&e),
-        };
+        let (durable, room) = written.unwrap_or_else(|e| die(&e));
+        if !room {
+            core.set_log_full(true);
+        }
+        let Some(durable) = durable else { return false };
         writer.written_at = Instant::now();
         let ended = core.clock().mono();
         core.stats.stage(Stage::Persist, started, ended, records);
@@ -688,4 +703,91 @@ fn die(e: &wal::Error) -> ! {
 fn die_of(why: &str) -> ! {
     tracing::error!("the log can't be written, the server stops and acknowledges nothing more: {why}");
     std::process::exit(i32::from(crate::boot::Failure::LOG_WRITE));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::txn::{Record, Txn, TxnHeader};
+    use proto::{ServerId, SessionId, WallMs, Xid};
+    use vfs::mem::Disk;
+    use wal::{Config, Identity, Recovery};
+
+    /// Blocks of a segment, the first of which is its header.
+    const BLOCKS: u32 = 16;
+
+    fn batch(n: u32) -> Arc<RecordBatch> {
+        let zxid = Zxid::new(Epoch(1), n);
+        let txn =
+            Txn::SetData { path: "/a".into(), data: Some(&[7; 3000]), version: n as i32, reconfig: false };
+        let (session, cxid, time) = (SessionId(1), Xid(0), WallMs(0));
+        let header = TxnHeader { session, cxid, zxid, time, kind: txn.kind() };
+        let mut batch = RecordBatch::new();
+        batch.push_with(zxid, |out| Record { header, txn, digest: None }.encode(out));
+        Arc::new(batch)
+    }
+
+    fn writer(disk: &Disk) -> Writer {
+        let identity = Identity { server: ServerId(1), cluster: 7 };
+        let mut superblock = Superblock::create(&*disk.dir("data"), identity, 5).unwrap();
+        let config = Config { segment_len: u64::from(BLOCKS) << 12, ..Config::default() };
+        let recovery = Recovery::open(disk.dir("log"), &superblock, config).unwrap();
+        let log = recovery.finish(&mut superblock, Zxid::ZERO).unwrap();
+        let settings = snapshot::policy::Settings { snap_count: 100_000, snap_size_bytes: 0 };
+        Writer {
+            counted: log.appender.counts(),
+            appender: log.appender,
+            policy: Policy::new(settings, 0, chance()),
+            snapshot_running: false,
+            written_at: Instant::now(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    fn write(writer: &mut Writer, n: u32) -> (Option<Durable>, bool) {
+        let at = proto::Instant(0);
+        writer.waiting.push_back(Queued { batch: batch(n), admitted: at, at });
+        writer.write(|_| {}).unwrap()
+    }
+
+    /// Writes one batch, of a block each, after the other until the segment is full; how many there were.
+    fn fill(writer: &mut Writer) -> u32 {
+        for n in 1..BLOCKS {
+            let (durable, room) = write(writer, n);
+            assert_eq!((durable.map(|d| d.upto()), room), (Some(Zxid::new(Epoch(1), n)), true));
+        }
+        BLOCKS - 1
+    }
+
+    #[test]
+    fn what_a_full_disk_kept_back_is_written_and_told_of_when_there_is_room() {
+        let disk = Disk::new();
+        let mut writer = writer(&disk);
+        disk.set_capacity(Some(disk.used()));
+        let n = fill(&mut writer) + 1;
+        let kept_back = Zxid::new(Epoch(1), n);
+        assert_eq!(write(&mut writer, n), (None, false));
+        assert!(writer.waiting.is_empty() && writer.appender.last() == kept_back, "the appender has it");
+        // The log is idle, and yet there is work: the mark must not make the record durable, for nobody would hear of it.
+        assert!(writer.has_work());
+        assert_eq!(writer.write(|_| {}).unwrap(), (None, false), "still no room");
+        disk.set_capacity(None);
+        assert!(writer.has_work());
+        let (durable, room) = writer.write(|_| {}).unwrap();
+        assert_eq!((durable.map(|d| d.upto()), room), (Some(kept_back), true));
+        assert!(!writer.has_work());
+    }
+
+    #[test]
+    fn the_mark_of_an_idle_log_waits_for_room() {
+        let disk = Disk::new();
+        let mut writer = writer(&disk);
+        disk.set_capacity(Some(disk.used()));
+        fill(&mut writer);
+        writer.written_at -= 2 * IDLE;
+        assert!(!writer.mark().unwrap(), "it wants another segment, and waits for room");
+        disk.set_capacity(None);
+        assert!(writer.mark().unwrap());
+        assert!(!writer.appender.wants_mark());
+    }
 }
