@@ -1,11 +1,19 @@
 //! The simulator itself: it repeats, it passes, and what it checks can fail.
 
-use sim::book::Judge;
+use proto::peer::{AuthIds, Packet};
+use sim::book::{Fact, Judge};
 use sim::check::{Entry, Expiry, check};
 use sim::history::{History, Reply, Seen};
 use sim::op::Op;
 use sim::run::{Job, run};
 use std::sync::Arc;
+use zab::Service;
+
+/// A packet from a leader to a learner.
+fn sent(from: usize, to: usize, link: u64, kind: i32, zxid: proto::Zxid) -> Fact<'static> {
+    let packet = Packet { kind, zxid: zxid.to_wire(), data: None, auth: AuthIds::NULL };
+    Fact::Sent { from, to, link, to_leader: false, packet }
+}
 
 const EXPIRY: Expiry = Expiry { fast: 1000, unheard_ms: 0 };
 
@@ -159,8 +167,8 @@ fn a_session_that_ends_early_is_found() {
 
 #[test]
 fn each_invariant_is_asked() {
+    use proto::peer::kind;
     use proto::{Epoch, Zxid};
-    use sim::book::Fact;
     let z = |n: u64| Zxid::from_u64(n);
     let cases: Vec<(&str, Vec<Fact<'_>>)> = vec![
         (
@@ -209,6 +217,20 @@ fn each_invariant_is_asked() {
                 Fact::Recovered { server: 0, base: z(0), end: z(0) },
             ],
         ),
+        (
+            "NothingCommittedIsCut",
+            vec![
+                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
+                Fact::Durable { server: 0, upto: z(1) },
+                Fact::Appended { server: 1, zxid: z(1), record: b"a" },
+                Fact::Durable { server: 1, upto: z(1) },
+                Fact::Applied { server: 0, zxid: z(1), record: b"a" },
+                // A tree that lacks the first txn takes the place of one that has it, whatever its zxid says.
+                sent(2, 0, 9, kind::SNAP, z(0)),
+                sent(2, 0, 9, kind::PROPOSAL, z(2)),
+                Fact::Installs { server: 0, link: 9, base: z(2) },
+            ],
+        ),
     ];
     for (name, facts) in cases {
         let mut judge = Judge::new(3, 3);
@@ -216,4 +238,50 @@ fn each_invariant_is_asked() {
         let found = judge.violation.map(|v| v.what).unwrap_or_default();
         assert_eq!(found, name);
     }
+}
+
+/// A server recovers a log that ends beyond what anybody has applied; another takes the same records as the tail of a SNAP
+/// and comes to lead: they are committed by that, and the first one may go on behind them.
+#[test]
+fn what_came_as_the_tail_of_a_tree_is_committed_when_its_server_leads() {
+    use proto::peer::kind;
+    use proto::{Epoch, Zxid};
+    let z = |n: u32| Zxid::new(Epoch(1), n);
+    let epochs = |server, n| Fact::Epochs { server, accepted: Epoch(n), current: Epoch(n) };
+    let log = |server: usize, n: u32| {
+        [Fact::Appended { server, zxid: z(n), record: b"a" }, Fact::Durable { server, upto: z(n) }]
+    };
+    let mut judge = Judge::new(3, 3);
+    let mut see = |facts: &[Fact<'_>]| {
+        facts.iter().for_each(|f| judge.observe(0, f));
+        let found = judge.violation.clone();
+        assert!(found.is_none(), "{}", found.unwrap());
+        judge.book.committed()
+    };
+    see(&[epochs(0, 1), epochs(1, 1), epochs(2, 1)]);
+    for (server, n) in [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)] {
+        see(&log(server, n));
+    }
+    assert_eq!(see(&[Fact::Applied { server: 0, zxid: z(1), record: b"a" }]), z(1));
+    see(&[
+        Fact::Died { server: 1, wiped: false },
+        Fact::Recovered { server: 1, base: Zxid::ZERO, end: z(2) },
+        Fact::Stands { server: 1, zxid: z(2), digest: 5, mismatches: 0 },
+        epochs(0, 2),
+        sent(0, 2, 9, kind::SNAP, z(1)),
+        sent(0, 2, 9, kind::PROPOSAL, z(2)),
+        sent(0, 2, 9, kind::COMMIT, z(2)),
+        sent(0, 2, 9, kind::PROPOSAL, z(3)),
+        sent(0, 2, 9, kind::COMMIT, z(3)),
+        sent(0, 2, 9, kind::NEWLEADER, Zxid::new(Epoch(2), 0)),
+        Fact::Died { server: 0, wiped: false },
+        Fact::Installs { server: 2, link: 9, base: z(3) },
+        Fact::Anew { server: 2, base: z(3) },
+        epochs(2, 2),
+        epochs(0, 3),
+        epochs(2, 3),
+    ]);
+    assert_eq!(see(&[Fact::Serves { server: 2, service: Service::Leading, applied: z(3) }]), z(3));
+    see(&log(1, 3));
+    see(&[Fact::Applied { server: 1, zxid: z(3), record: b"a" }]);
 }
