@@ -172,9 +172,13 @@ impl History {
         let mut number = 0;
         let mut told: Option<Instant> = None;
         while !core.stopping.load(Acquire) {
-            let asleep = Instant::now();
-            std::thread::sleep(limits::SAMPLE);
-            let late = asleep.elapsed().saturating_sub(limits::SAMPLE);
+            // In short naps: from one long sleep, a standstill at its beginning would wake this thread hardly late.
+            let mut late = Duration::ZERO;
+            for _ in 0..limits::SAMPLE.as_millis() / limits::NAP.as_millis() {
+                let asleep = Instant::now();
+                std::thread::sleep(limits::NAP);
+                late = late.max(asleep.elapsed().saturating_sub(limits::NAP));
+            }
             let now = Before {
                 at: Instant::now(),
                 measures: totals(),

@@ -85,6 +85,9 @@ pub const TOP: usize = 16;
 /// How often the history looks.
 pub const SAMPLE: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// What the history sleeps at a time, a whole part of [`SAMPLE`]: a standstill of the process shows but for this much.
+pub const NAP: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Seconds of history: ten minutes, what a page shows. A megabyte.
 pub const SAMPLES: usize = 600;
 
