@@ -193,9 +193,9 @@ def run(arguments, s, browser):
         s.process.send_signal(18)
         browser.click("nav button[data-view=slow]")
         browser.wait("document.querySelectorAll('#t-slow .split').length>=1", "slow requests show")
-        browser.wait("document.querySelectorAll('#warnings li').length>=1", "the standstill is put down to something")
-        said = browser.js("document.querySelector('#warnings').textContent")
-        assert "processor" in said, said
+        # To what is the machine's affair: the stop may catch a write of the log, which then took as long.
+        browser.wait("document.querySelector('#warnings')?.textContent.includes('requests waited up to')",
+                     "the standstill is put down to something")
         picture(arguments, browser, "page-slow")
         # The tree: a znode with many children, paged.
         browser.click("nav button[data-view=tree]")
