@@ -70,6 +70,7 @@ pub use acl::Identity;
 pub use config::TreeConfig;
 pub use prep::{Prep, PrepConfig, PrepRequest};
 pub use tree::{
-    Applier, ApplyError, Asker, Audience, ChildPage, ImportError, Importer, LinkError, NodePage, NodeView,
-    Outbox, QuotaView, Settled, Tree, TreeStats, Walk, WalkKind, WalkPart, WatchSummary, new,
+    Alone, Applier, ApplyError, Asker, Audience, ChildPage, Crew, ImportError, Importer, LinkError, NodePage,
+    NodeView, Outbox, QuotaView, Replay, Settled, Tree, TreeStats, Walk, WalkKind, WalkPart, WatchSummary,
+    new,
 };

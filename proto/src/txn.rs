@@ -83,6 +83,13 @@ impl TxnHeader {
     }
 }
 
+impl TxnHeader {
+    /// The kind of a record without decoding the rest; `None` if the record is shorter than a header.
+    pub fn peek_kind(record: &[u8]) -> Option<i32> {
+        Some(i32::from_be_bytes(record.get(28..TxnHeader::LEN)?.try_into().ok()?))
+    }
+}
+
 /// What kind of znode a create txn makes; its header type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CreateTxnKind {
@@ -445,6 +452,12 @@ impl RecordBatch {
         let start = offset(self.bytes.len());
         encode(&mut self.bytes);
         self.spans.push(Span { zxid, start, end: offset(self.bytes.len()) });
+    }
+
+    /// Forgets the records and keeps the room.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.spans.clear();
     }
 
     /// The records in order.

@@ -8,7 +8,7 @@ use crate::admin::{self, Phase, Progress};
 use crate::audit;
 use crate::command;
 use crate::core::{Clock, Core};
-use crate::disk::{check_tree, finish_cut, load_newest, plant_config, replay_one};
+use crate::disk::{check_tree, finish_cut, load_newest, plant_config};
 use crate::diskcheck;
 use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
@@ -16,6 +16,7 @@ use crate::log::{LogQueue, Parts, chance, random};
 use crate::peers::PeersConfig;
 use crate::peers::jobs::Recent;
 use crate::peers::net::Net;
+use crate::replay::{Take, replay};
 use crate::service_manager;
 use crate::snapshots::{Snapshots, cluster_bytes};
 use crate::stats::Measure;
@@ -182,6 +183,8 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         znodes = tree.stats().znodes,
         sessions = tree.session_count(),
         replayed,
+        load_ms = load_time.as_millis() as u64,
+        replay_ms = time.saturating_sub(load_time).as_millis() as u64,
         ms = started.elapsed().as_millis() as u64,
         "recovered"
     );
@@ -640,18 +643,19 @@ fn recover(
     let mut replayed_bytes = 0_u64;
     let mut told = std::time::Instant::now();
     let mut recent = Recent::new(ensemble.map_or(0, |e| e.kept_records as usize));
-    recovery.replay::<Failure>(start, |zxid, record| {
-        replay_one(&mut applier, zxid, record)?;
-        recent.push(zxid, record);
-        replayed += 1;
-        replayed_bytes += record.len() as u64;
-        progress.advance(record.len() as u64);
-        if told.elapsed().as_secs() >= 1 {
+    let read = |take: &mut Take<'_>| recovery.replay(start, take);
+    replay(read, &mut applier, |round| {
+        for (zxid, record) in round.iter() {
+            recent.push(zxid, record);
+        }
+        replayed += round.len() as u64;
+        replayed_bytes += round.byte_len() as u64;
+        progress.advance(round.byte_len() as u64);
+        if let Some(zxid) = round.last().filter(|_| told.elapsed().as_secs() >= 1) {
             told = std::time::Instant::now();
             tracing::info!(replayed, %zxid, "replaying the log");
             service_manager::status(&format!("replaying the log: {replayed} records, at {zxid}"));
         }
-        Ok(())
     })?;
     check_tree(settings, &tree, start, loaded_end)?;
     let log = recovery.finish(&mut superblock, start)?;

@@ -4,6 +4,7 @@
 use crate::admin::{Phase, Progress};
 use crate::boot::{Failure, Nobody, unfit, with_causes};
 use crate::core::wall_now;
+use crate::replay::Cores;
 use crate::snapshots::cluster_bytes;
 use config::{Ensemble, Settings};
 use engine::{Applier, Tree};
@@ -42,7 +43,9 @@ pub fn load_newest(
         let digest = entry.footer().digest.map(|d| d.value);
         let settled = Some(engine::Settled { zxid: entry.end(), digest });
         let done = match loaded {
-            Ok(()) => importer.finish(entry.start(), settled).map_err(|e| unfit(entry.name(), e)),
+            Ok(()) => importer
+                .finish_with(&Cores::all(), entry.start(), settled)
+                .map_err(|e| unfit(entry.name(), e)),
             Err(snapshot::LoadError::Snapshot(e)) => Err(e),
             Err(snapshot::LoadError::Sink(e)) => Err(unfit(entry.name(), e)),
         };
@@ -76,13 +79,6 @@ pub fn load_newest(
     }
     applier.reset();
     Ok(Zxid::ZERO)
-}
-
-/// Applies one record of the log.
-pub fn replay_one(applier: &mut Applier, zxid: Zxid, record: &[u8]) -> Result<(), Failure> {
-    applier.apply(record, &Nobody, &mut |_, _| {}).map_err(|e| {
-        Failure::Corrupt(format!("the record {zxid} of the log is intact but can't be applied: {e:?}"))
-    })
 }
 
 /// After the replay over the snapshot that begins at `start` and needs the log up to `end`: whether that is the state.
@@ -202,6 +198,10 @@ mod tests {
         out
     }
 
+    fn apply(applier: &mut Applier, record: &[u8]) {
+        applier.apply(record, &crate::boot::Nobody, &mut |_, _| {}).unwrap();
+    }
+
     fn catalogue(disk: &Disk) -> Catalogue {
         Catalogue::open(disk.dir("snapshot"), Some(cluster_bytes(CLUSTER))).unwrap()
     }
@@ -241,7 +241,7 @@ mod tests {
             let bytes = record(n);
             log.appender.append([(z(n), &bytes[..])]).unwrap();
             log.appender.commit().unwrap();
-            replay_one(&mut applier, z(n), &bytes).unwrap();
+            apply(&mut applier, &bytes);
             if n == 3 || n == 8 {
                 write_snapshot(&disk, &tree);
             }
@@ -264,7 +264,11 @@ mod tests {
         let end = load_newest(&settings, &Progress::default(), &mut catalogue, recovery.base(), &mut applier)
             .unwrap();
         let begin = tree.applied();
-        recovery.replay::<Failure>(begin, |zxid, record| replay_one(&mut applier, zxid, record)).unwrap();
+        let mut take = |_, record: &[u8]| {
+            apply(&mut applier, record);
+            Ok(())
+        };
+        recovery.replay::<Failure>(begin, &mut take).unwrap();
         check_tree(&settings, &tree, begin, end).unwrap();
         let log = recovery.finish(&mut superblock, begin).unwrap();
         let there = (1..=10).filter(|n| tree.peek(&format!("/n{n}"), |node| node.is_some())).collect();

@@ -7,6 +7,7 @@
 use crate::boot::with_causes;
 use crate::core::Core;
 use crate::event_loop::Message;
+use crate::replay::{Take, replay};
 use crate::requests::Trace;
 use crate::snapshots::{BYTES_PER_SECOND, Beside, Snapshots};
 use crate::stats::{Counter, Measure};
@@ -462,9 +463,8 @@ impl LogQueue {
         });
         let start = applier.tree().applied();
         let built = loaded.and_then(|end| {
-            self.read_log(start, Zxid::MAX, |zxid, record| {
-                crate::disk::replay_one(&mut applier, zxid, record)
-            })?;
+            let read = |take: &mut Take<'_>| self.read_log(start, Zxid::MAX, take);
+            replay(read, &mut applier, |_| {})?;
             crate::disk::check_tree(&core.settings, applier.tree(), start, end)
         });
         if let Err(e) = built {

@@ -15,14 +15,14 @@ use super::node::Node;
 use super::owned::Owned;
 use super::quota::{self, Numbers};
 use super::shard::Shard;
-use super::{Audience, CONFIG, Tree, built_in, canonical, text};
+use super::{Audience, CONFIG, Mark, Tree, built_in, canonical, text};
 use crate::limits;
 use crate::sync::{MutexGuard, Ordering, RwLockReadGuard, RwLockWriteGuard};
 use crate::watch::{RecursiveWatches, Trigger};
 use proto::acl::{AclBytes, WORLD_READ, perms};
 use proto::client::{EventType, MultiResult, WriteReply, put_event_frame};
 use proto::jute::DecodeError;
-use proto::txn::{CreateTxnKind, DIGEST_VERSION, Record, Txn, TxnHeader};
+use proto::txn::{CreateTxnKind, DIGEST_VERSION, Record, Txn, TxnDigest, TxnHeader};
 use proto::{Code, ConnId, Owner, SessionId, Stat, StatPersisted, WallMs, Xid, Zxid, path};
 use std::borrow::Cow;
 use std::fmt;
@@ -268,7 +268,7 @@ fn touch_quota(tree: &Tree, path: &str, touched: &mut Vec<usize>) {
     }
 }
 
-fn failed(txns: &[Txn<'_>]) -> bool {
+pub(super) fn failed(txns: &[Txn<'_>]) -> bool {
     txns.iter().any(|t| matches!(t, Txn::Error { .. }))
 }
 
@@ -353,40 +353,14 @@ impl<'t, 's> Scope<'t, 's> {
         *digest = digest.wrapping_add(self.digest);
         let digest = *digest;
         let zxid = record.header.zxid;
-        let mut mismatches = 0;
-        match *fuzzy {
-            Some(settled) if zxid < settled.zxid => {}
-            Some(settled) => {
-                let wanted = settled.digest.filter(|_| zxid == settled.zxid);
-                mismatches += u64::from(wanted.is_some_and(|d| d != digest));
-                *fuzzy = None;
-            }
-            // What is replayed behind the tree's back says nothing about the tree as it is now.
-            None if zxid < tree.applied() => {}
-            None => {
-                let wanted = record.digest.filter(|d| d.version == DIGEST_VERSION);
-                mismatches += u64::from(wanted.is_some_and(|d| d.tree != digest));
-            }
-        }
-        if tree.config.digest_enabled && mismatches > 0 {
-            tree.digest_mismatches.fetch_add(mismatches, Ordering::Relaxed);
+        let digests = tree.config.digest_enabled;
+        if differs(fuzzy, zxid, tree.applied(), digest, record.digest) && digests {
+            tree.digest_mismatches.fetch_add(1, Ordering::Relaxed);
         }
         tree.znodes.fetch_add(self.znodes as u64, Ordering::Relaxed);
         tree.data_bytes.fetch_add(self.data_bytes as u64, Ordering::Relaxed);
         let mut mark = tree.mark.lock();
-        let is_new = zxid > mark.zxid;
-        mark.zxid = mark.zxid.max(zxid);
-        mark.digest = digest;
-        if tree.config.digest_enabled
-            && is_new
-            && zxid.as_u64().is_multiple_of(limits::DIGEST_LOG_INTERVAL)
-            && fuzzy.is_none()
-        {
-            if mark.log.len() == limits::DIGEST_LOG {
-                mark.log.pop_front();
-            }
-            mark.log.push_back((zxid, digest));
-        }
+        mark.pass(zxid, digest, digests && fuzzy.is_none());
         tree.applied.store(mark.zxid.as_u64(), Ordering::Release);
         drop(mark);
         self.recount
@@ -473,13 +447,8 @@ impl<'t, 's> Scope<'t, 's> {
         let Txn::Create { kind, path, data, acl, ephemeral, parent_cversion } = txn else {
             unreachable!("called for creates")
         };
-        let owner = match *kind {
-            CreateTxnKind::Create | CreateTxnKind::Create2 if *ephemeral => self.header.session.0,
-            CreateTxnKind::Create | CreateTxnKind::Create2 => 0,
-            CreateTxnKind::Container => Owner::CONTAINER,
-            CreateTxnKind::Ttl(ms) => Owner::Ttl(ms).stored(),
-        };
-        let (tree, digests) = (self.tree, self.tree.config.digest_enabled);
+        let owner = owner_in(*kind, *ephemeral, &self.header);
+        let tree = self.tree;
         let zxid = self.header.zxid.to_wire();
         let parent = path::parent(path).ok_or(Code::NoNode)?;
         let name = path::name(path).as_bytes();
@@ -488,41 +457,15 @@ impl<'t, 's> Scope<'t, 's> {
         let there = self.shard(h).slot_of(h, path.as_bytes());
         let above = self.shard(parent_h).find_mut(parent_h, parent.as_bytes()).ok_or(Code::NoNode)?;
         let parent_acl = above.acl;
-        let children = above.children.get_or_insert_default();
-        match there {
-            // Each name below a parent has its znode, so a path without znode has no name there either. The
-            // other way round it may be missing: a fuzzy walk can meet the child of a deleted parent.
-            None => children.add(&tree.hash, name),
-            Some(_) => _ = children.insert(&tree.hash, name),
-        }
-        let cversion = match *parent_cversion {
-            -1 => above.stat().cversion.wrapping_add(1),
-            _ if proto::mutant::is(proto::mutant::Mutant::CversionCounted) => {
-                above.stat().cversion.wrapping_add(1)
-            }
-            given => given,
-        };
-        if cversion > above.stat().cversion {
-            self.digest += above.restat(digests, |s| (s.cversion, s.pzxid) = (cversion, zxid));
-        }
+        self.digest += hang(tree, above, name, there.is_none(), *parent_cversion, zxid);
 
         let acl = tree.acls.intern(*acl);
         let shard = self.held.get(tree.shard_number(h));
         if let Some(there) = there.and_then(|slot| shard.slots.get_mut(slot)) {
-            let before = std::mem::replace(&mut there.acl, acl);
-            tree.acls.release(before);
+            give_acl(tree, there, acl);
             return Err(Code::NodeExists);
         }
-        let stat = StatPersisted {
-            czxid: zxid,
-            mzxid: zxid,
-            pzxid: zxid,
-            ctime: self.header.time.0,
-            mtime: self.header.time.0,
-            ephemeral_owner: owner,
-            ..StatPersisted::default()
-        };
-        let node = Node::new(path.as_bytes(), *data, acl, stat, digests);
+        let node = new_node(tree, &self.header, path, *data, acl, owner);
         let seen = tree.stat_of(&node);
         let owner = tree.owner_of(&node);
         self.digest += i64::from(node.digest());
@@ -550,7 +493,7 @@ impl<'t, 's> Scope<'t, 's> {
     }
 
     fn delete(&mut self, path: &str) -> Result<(), Code> {
-        let (tree, digests) = (self.tree, self.tree.config.digest_enabled);
+        let tree = self.tree;
         let zxid = self.header.zxid.to_wire();
         let parent = path::parent(path).ok_or(Code::NoNode)?;
         let name = path::name(path).as_bytes();
@@ -559,15 +502,7 @@ impl<'t, 's> Scope<'t, 's> {
         let mut parent_acl = None;
         if let Some(above) = self.shard(parent_h).find_mut(parent_h, parent.as_bytes()) {
             parent_acl = Some(above.acl);
-            if let Some(children) = &mut above.children {
-                children.remove(&tree.hash, name);
-                if children.is_empty() {
-                    above.children = None;
-                }
-            }
-            if zxid > above.stat().pzxid || proto::mutant::is(proto::mutant::Mutant::PzxidGoesBack) {
-                self.digest += above.restat(digests, |s| s.pzxid = zxid);
-            }
+            self.digest += unhang(tree, above, name, zxid);
         }
         let node = self.shard(h).remove(h, path.as_bytes()).ok_or(Code::NoNode)?;
         self.digest -= i64::from(node.digest());
@@ -593,14 +528,12 @@ impl<'t, 's> Scope<'t, 's> {
     }
 
     fn set_data(&mut self, path: &str, data: Option<&[u8]>, version: i32) -> Result<Stat, Code> {
-        let (tree, digests) = (self.tree, self.tree.config.digest_enabled);
-        let (zxid, time) = (self.header.zxid.to_wire(), self.header.time.0);
+        let tree = self.tree;
         let path = canonical(path);
         let h = self.hash(path);
         let node = self.held.get(tree.shard_number(h)).find_mut(h, path.as_bytes()).ok_or(Code::NoNode)?;
-        let grown = data.map_or(0, <[u8]>::len) as i64 - node.value().len() as i64;
-        node.set_data(data, digests);
-        self.digest += node.restat(digests, |s| (s.mtime, s.mzxid, s.version) = (time, zxid, version));
+        let (grown, digest) = change_data(tree, node, &self.header, data, version);
+        self.digest += digest;
         self.data_bytes += grown;
         let (acl, stat) = (node.acl, tree.stat_of(node));
         self.account(path, grown, 0);
@@ -609,14 +542,11 @@ impl<'t, 's> Scope<'t, 's> {
     }
 
     fn set_acl(&mut self, path: &str, acl: AclBytes<'_>, aversion: i32) -> Result<Stat, Code> {
-        let (tree, digests) = (self.tree, self.tree.config.digest_enabled);
+        let tree = self.tree;
         let path = canonical(path);
         let h = self.hash(path);
         let node = self.held.get(tree.shard_number(h)).find_mut(h, path.as_bytes()).ok_or(Code::NoNode)?;
-        // The new list first: should it be the old one, its entry stays.
-        let before = std::mem::replace(&mut node.acl, tree.acls.intern(acl));
-        tree.acls.release(before);
-        self.digest += node.restat(digests, |s| s.aversion = aversion);
+        self.digest += change_acl(tree, node, acl, aversion);
         Ok(tree.stat_of(node))
     }
 
@@ -717,6 +647,146 @@ impl<'t, 's> Scope<'t, 's> {
 
     fn owned(&mut self) -> &mut Owned {
         self.owned.get_or_insert_with(|| self.tree.owned.lock())
+    }
+}
+
+/// Whom a created znode waits for, as its metadata says it.
+pub(super) fn owner_in(kind: CreateTxnKind, ephemeral: bool, header: &TxnHeader) -> i64 {
+    match kind {
+        CreateTxnKind::Create | CreateTxnKind::Create2 if ephemeral => header.session.0,
+        CreateTxnKind::Create | CreateTxnKind::Create2 => 0,
+        CreateTxnKind::Container => Owner::CONTAINER,
+        CreateTxnKind::Ttl(ms) => Owner::Ttl(ms).stored(),
+    }
+}
+
+/// The parent's part of a create: the name and the counters. Returns by how much the digest of the tree changes; so
+/// do the other parts. `absent`: there is no znode of that path.
+pub(super) fn hang(
+    tree: &Tree,
+    above: &mut Node,
+    name: &[u8],
+    absent: bool,
+    parent_cversion: i32,
+    zxid: i64,
+) -> i64 {
+    let children = above.children.get_or_insert_default();
+    if absent {
+        // Each name below a parent has its znode, so a path without znode has no name there either. The
+        // other way round it may be missing: a fuzzy walk can meet the child of a deleted parent.
+        children.add(&tree.hash, name);
+    } else {
+        children.insert(&tree.hash, name);
+    }
+    let cversion = match parent_cversion {
+        -1 => above.stat().cversion.wrapping_add(1),
+        _ if proto::mutant::is(proto::mutant::Mutant::CversionCounted) => {
+            above.stat().cversion.wrapping_add(1)
+        }
+        given => given,
+    };
+    if cversion <= above.stat().cversion {
+        return 0;
+    }
+    above.restat(tree.config.digest_enabled, |s| (s.cversion, s.pzxid) = (cversion, zxid))
+}
+
+/// The parent's part of a delete.
+pub(super) fn unhang(tree: &Tree, above: &mut Node, name: &[u8], zxid: i64) -> i64 {
+    if let Some(children) = &mut above.children {
+        children.remove(&tree.hash, name);
+        if children.is_empty() {
+            above.children = None;
+        }
+    }
+    if zxid <= above.stat().pzxid && !proto::mutant::is(proto::mutant::Mutant::PzxidGoesBack) {
+        return 0;
+    }
+    above.restat(tree.config.digest_enabled, |s| s.pzxid = zxid)
+}
+
+/// A znode as a create makes it.
+pub(super) fn new_node(
+    tree: &Tree,
+    header: &TxnHeader,
+    path: &str,
+    data: Option<&[u8]>,
+    acl: AclId,
+    owner: i64,
+) -> Node {
+    let zxid = header.zxid.to_wire();
+    let stat = StatPersisted {
+        czxid: zxid,
+        mzxid: zxid,
+        pzxid: zxid,
+        ctime: header.time.0,
+        mtime: header.time.0,
+        ephemeral_owner: owner,
+        ..StatPersisted::default()
+    };
+    Node::new(path.as_bytes(), data, acl, stat, tree.config.digest_enabled)
+}
+
+/// Sets a value. Returns by how much it is longer, and the change of the digest.
+pub(super) fn change_data(
+    tree: &Tree,
+    node: &mut Node,
+    header: &TxnHeader,
+    data: Option<&[u8]>,
+    version: i32,
+) -> (i64, i64) {
+    let digests = tree.config.digest_enabled;
+    let grown = data.map_or(0, <[u8]>::len) as i64 - node.value().len() as i64;
+    node.set_data(data, digests);
+    let (zxid, time) = (header.zxid.to_wire(), header.time.0);
+    (grown, node.restat(digests, |s| (s.mtime, s.mzxid, s.version) = (time, zxid, version)))
+}
+
+/// Gives a znode another list, to which it is the new reference.
+pub(super) fn give_acl(tree: &Tree, node: &mut Node, acl: AclId) {
+    // The new list came first: should it be the old one, its entry stays.
+    tree.acls.release(std::mem::replace(&mut node.acl, acl));
+}
+
+/// Sets an ACL.
+pub(super) fn change_acl(tree: &Tree, node: &mut Node, acl: AclBytes<'_>, aversion: i32) -> i64 {
+    give_acl(tree, node, tree.acls.intern(acl));
+    node.restat(tree.config.digest_enabled, |s| s.aversion = aversion)
+}
+
+/// Whether a digest that was written down is another one than that of the tree, `now`, behind `zxid`. `applied`: the
+/// last zxid before. While the tree is fuzzy nothing is compared.
+pub(super) fn differs(
+    fuzzy: &mut Option<Settled>,
+    zxid: Zxid,
+    applied: Zxid,
+    now: i64,
+    wanted: Option<TxnDigest>,
+) -> bool {
+    match *fuzzy {
+        Some(settled) if zxid < settled.zxid => false,
+        Some(settled) => {
+            *fuzzy = None;
+            settled.digest.is_some_and(|d| zxid == settled.zxid && d != now)
+        }
+        // What is replayed behind the tree's back says nothing about the tree as it is now.
+        None if zxid < applied => false,
+        None => wanted.is_some_and(|d| d.version == DIGEST_VERSION && d.tree != now),
+    }
+}
+
+impl Mark {
+    /// Behind `zxid` the tree has this digest. `keep`: some are kept, for who asks.
+    pub(super) fn pass(&mut self, zxid: Zxid, digest: i64, keep: bool) {
+        let is_new = zxid > self.zxid;
+        self.zxid = self.zxid.max(zxid);
+        self.digest = digest;
+        if keep && is_new && zxid.as_u64().is_multiple_of(limits::DIGEST_LOG_INTERVAL) {
+            if self.log.len() == limits::DIGEST_LOG {
+                self.log.pop_front();
+            }
+            self.log.push_back((zxid, digest));
+        }
     }
 }
 

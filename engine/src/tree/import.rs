@@ -6,6 +6,7 @@
 //! [`Tree::check_links`] says whether they did.
 
 use super::acls::AclId;
+use super::crew::{Alone, Crew, each};
 use super::node::Node;
 use super::walk::WalkKind;
 use super::{Applier, CONFIG, Settled, Tree, canonical, quota, text};
@@ -146,7 +147,7 @@ impl<'a> Importer<'a> {
     /// When the bytes are not exactly `count` of them; so in the methods below.
     pub fn sessions(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
         let mut sessions = self.applier.tree().sessions.write();
-        each(WalkKind::Sessions, bytes, count, SessionRecord::decode, |r| {
+        each_record(WalkKind::Sessions, bytes, count, SessionRecord::decode, |r| {
             sessions.insert(r.session, r.timeout_ms);
         })
     }
@@ -155,7 +156,7 @@ impl<'a> Importer<'a> {
     pub fn acls(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
         let tree = self.applier.tree();
         let mut acls = self.acls.write();
-        each(WalkKind::Acls, bytes, count, AclRecord::decode, |r| {
+        each_record(WalkKind::Acls, bytes, count, AclRecord::decode, |r| {
             acls.insert(r.id, tree.acls.announce(r.acl));
         })
     }
@@ -164,7 +165,7 @@ impl<'a> Importer<'a> {
     pub fn nodes(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
         let tree = self.applier.tree();
         let acls = self.acls.read();
-        each(WalkKind::Nodes, bytes, count, NodeRecord::decode, |r| {
+        each_record(WalkKind::Nodes, bytes, count, NodeRecord::decode, |r| {
             let acl = match r.acl {
                 OPEN_ACL => AclId::OPEN,
                 id => acls.get(&id).copied().unwrap_or(AclId::UNKNOWN),
@@ -188,24 +189,38 @@ impl<'a> Importer<'a> {
     /// # Errors
     /// [`ImportError::NoRoot`].
     pub fn finish(self, start: Zxid, settled: Option<Settled>) -> Result<(), ImportError> {
+        self.finish_with(&Alone, start, settled)
+    }
+
+    /// [`Importer::finish`], with the work divided among `crew`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish_with(
+        self,
+        crew: &dyn Crew,
+        start: Zxid,
+        settled: Option<Settled>,
+    ) -> Result<(), ImportError> {
         let applier = self.applier;
         let tree = std::sync::Arc::clone(applier.tree());
         if tree.peek("/", |n| n.is_none()) {
             return Err(ImportError::NoRoot);
         }
-        let mut found = Found::default();
-        for n in 0..tree.shards.len() {
-            tree.complete_shard(n, &mut found);
-        }
+        let workers = crew.size();
+        let mut found: Vec<Found> = (0..workers).map(|_| Found::default()).collect();
+        each(crew, &mut found, |worker, found| {
+            (worker..tree.shards.len()).step_by(workers).for_each(|n| tree.complete_shard(n, found));
+        });
         tree.acls.purge();
-        tree.znodes.store(found.znodes, Ordering::Relaxed);
-        tree.data_bytes.store(found.data_bytes, Ordering::Relaxed);
-        applier.digest = found.digest;
+        tree.znodes.store(found.iter().map(|f| f.znodes).sum(), Ordering::Relaxed);
+        tree.data_bytes.store(found.iter().map(|f| f.data_bytes).sum(), Ordering::Relaxed);
+        applier.digest = found.iter().fold(0, |sum, f| sum.wrapping_add(f.digest));
         if tree.peek(CONFIG, |n| n.is_none()) {
             // Snapshots from before 3.5 lack it.
             applier.plant();
         }
-        for prefix in &found.quotas {
+        for prefix in found.iter().flat_map(|f| &f.quotas) {
             tree.quotas.write().add(prefix);
             tree.has_quotas.store(1, Ordering::Relaxed);
             tree.recount(prefix);
@@ -227,7 +242,7 @@ impl<'a> Importer<'a> {
 }
 
 /// Decodes exactly `count` records.
-fn each<'b, R>(
+fn each_record<'b, R>(
     kind: WalkKind,
     bytes: &'b [u8],
     count: u64,
@@ -293,7 +308,8 @@ impl Tree {
             rest = after;
             let parent = if cut == 0 { b"/" } else { &path[..cut] };
             if let Some(above) = self.shard(h).write().find_mut(h, parent) {
-                above.children.get_or_insert_default().insert(&self.hash, &path[cut + 1..]);
+                // Each znode comes here once, and nothing but its name hangs there.
+                above.children.get_or_insert_default().add(&self.hash, &path[cut + 1..]);
             }
         }
     }

@@ -8,6 +8,7 @@
 pub(crate) mod acls;
 mod apply;
 mod browse;
+mod crew;
 pub(crate) mod hash;
 mod import;
 mod names;
@@ -15,13 +16,16 @@ mod node;
 mod owned;
 mod quota;
 mod read;
+mod replay;
 mod report;
 mod shard;
 mod walk;
 
 pub use apply::{Applier, ApplyError, Settled};
 pub use browse::{ChildPage, NodePage};
+pub use crew::{Alone, Crew};
 pub use import::{ImportError, Importer, LinkError};
+pub use replay::Replay;
 pub use report::{TreeStats, WatchSummary};
 pub use walk::{Walk, WalkKind, WalkPart};
 

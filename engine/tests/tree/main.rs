@@ -2,6 +2,7 @@
 
 mod apply;
 mod reads;
+mod replay;
 mod walks;
 mod watches;
 mod world;

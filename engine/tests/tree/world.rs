@@ -1,7 +1,9 @@
 //! A tree with its applier, connections that note what they get, and a slow second opinion.
 
 use engine::digest::node_digest;
-use engine::{Applier, Asker, Audience, Identity, Importer, Outbox, Settled, Tree, TreeConfig, WalkKind};
+use engine::{
+    Applier, Asker, Audience, Crew, Identity, Importer, Outbox, Settled, Tree, TreeConfig, WalkKind,
+};
 use proto::acl::{AclBytes, Id};
 use proto::client::{MultiResult, ReadOp, ReplyHeader, WriteReply};
 use proto::jute::Reader;
@@ -250,6 +252,18 @@ pub fn dump(tree: &Tree) -> Dump {
     d
 }
 
+/// Works as threads would, one after the other, the last first.
+pub struct InTurn(pub usize);
+
+impl Crew for InTurn {
+    fn size(&self) -> usize {
+        self.0
+    }
+    fn run(&self, work: &(dyn Fn(usize) + Sync)) {
+        (0..self.0).rev().for_each(work);
+    }
+}
+
 pub type Parts = Vec<(WalkKind, u64, Vec<u8>)>;
 
 /// A walk in one go: the parts, and where it ended.
@@ -276,7 +290,7 @@ pub fn import(applier: &mut Applier, parts: &Parts, start: Zxid, settled: Option
             WalkKind::Done => {}
         }
     }
-    importer.finish(start, settled).unwrap();
+    importer.finish_with(&InTurn(3), start, settled).unwrap();
 }
 
 pub fn create(path: &str, parent_cversion: i32) -> Txn<'_> {
