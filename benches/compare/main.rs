@@ -6,7 +6,7 @@
 //!   medians over the rounds ── table of ratios, picture, JSON
 //! ```
 //!
-//! Both servers get the same configuration and the same disk, and both make each write durable before they
+//! With `--ensemble 3` each of them is an ensemble of three processes. Both servers get the same configuration and the same disk, and both make each write durable before they
 //! answer (Apache's `forceSync` and Falconer's log at their defaults); snapshots are left on. Everything runs on
 //! one machine, the load generator included, which reports what it costs itself.
 
@@ -50,6 +50,9 @@ struct Args {
     #[arg(short, long = "case", value_name = "CASE",
           default_values = ["set:1x1:100", "set:64x32:100", "create:64x32:100", "get:64x32:100"])]
     cases: Vec<Case>,
+    /// How many servers: more than one form an ensemble on this machine, and the load is spread over all of them
+    #[arg(long, value_name = "SERVERS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9))]
+    ensemble: u32,
     /// A directory on the disk where the data goes; what is made there is removed
     #[arg(long, default_value = "target/compare")]
     dir: PathBuf,
@@ -242,6 +245,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    if args.ensemble > 1 && args.cases.iter().any(|c| c.op == RESTART) {
+        return Err("restart is measured of a server that runs alone: leave out --ensemble".into());
+    }
     build(args)?;
     let paths = Paths {
         classpath: server::classpath(args.apache.as_deref())?,
@@ -293,10 +299,10 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 /// One run of one case: what it found, and the version of the server.
 fn measure(args: &Args, case: &Case, kind: Kind, paths: &Paths) -> Result<(Sample, String), Box<dyn Error>> {
-    let mut server = Running::start(kind, paths)?;
+    let mut server = Running::start(kind, paths, args.ensemble)?;
     if case.preload > 0 {
         let status = Command::new(&args.falconer)
-            .args(["bench", "--json", "--server", server.address(), "--size", &case.size.to_string()])
+            .args(["bench", "--json", "--server", &server.addresses(), "--size", &case.size.to_string()])
             .args(["--preload", &case.preload.to_string()])
             .status()?;
         if !status.success() {
@@ -305,7 +311,7 @@ fn measure(args: &Args, case: &Case, kind: Kind, paths: &Paths) -> Result<(Sampl
     }
     let version = server.version().to_string();
     if case.op != RESTART {
-        let report = bench(args, case, server.address(), Some(server.pid()))?;
+        let report = bench(args, case, &server.addresses(), &server.pids())?;
         return Ok((Sample::of(case, &report), version));
     }
     let took = server.kill_and_restart(paths)?;
@@ -341,7 +347,7 @@ fn build(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn bench(args: &Args, case: &Case, address: &str, pid: Option<u32>) -> Result<Value, Box<dyn Error>> {
+fn bench(args: &Args, case: &Case, address: &str, pids: &[u32]) -> Result<Value, Box<dyn Error>> {
     let seconds = |d: Duration| format!("{}ms", d.as_millis());
     let mut command = Command::new(&args.falconer);
     command
@@ -361,8 +367,9 @@ fn bench(args: &Args, case: &Case, address: &str, pid: Option<u32>) -> Result<Va
     if let Some(rate) = case.rate {
         command.args(["--rate", &rate.to_string()]);
     }
-    if let Some(pid) = pid {
-        command.args(["--server-pid", &pid.to_string()]);
+    if !pids.is_empty() {
+        let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+        command.args(["--server-pid", &pids.join(",")]);
     }
     let output = command.output()?;
     if !output.status.success() {
@@ -394,7 +401,7 @@ fn floor(args: &Args) -> Result<(f64, f64), Box<dyn Error>> {
         .spawn()?;
     server::wait_for_port(&address);
     let one: Case = "set:1x1:100".parse()?;
-    let report = bench(args, &one, &address, None);
+    let report = bench(args, &one, &address, &[]);
     mirror.kill()?;
     mirror.wait()?;
     Ok((commit, Sample::of(&one, &report?).p50))
@@ -402,9 +409,13 @@ fn floor(args: &Args) -> Result<(f64, f64), Box<dyn Error>> {
 
 fn table(args: &Args, versions: &[String; 2], results: &[Measured], floor: Option<(f64, f64)>) -> String {
     let mut out = format!(
-        "Apache ZooKeeper: {}\nFalconer: {}\n{} rounds of {} after {} of warm-up, medians; {} cores\n\n",
+        "Apache ZooKeeper: {}\nFalconer: {}\n{}{} rounds of {} after {} of warm-up, medians; {} cores\n\n",
         versions[Kind::Apache as usize],
         versions[Kind::Falconer as usize],
+        match args.ensemble {
+            1 => String::new(),
+            n => format!("ensembles of {n}, CPU and memory of all together; "),
+        },
         args.rounds,
         render::nanos(args.duration.as_nanos() as u64),
         render::nanos(args.warmup.as_nanos() as u64),
@@ -515,6 +526,7 @@ fn numbers(args: &Args, versions: &[String; 2], results: &[Measured], floor: Opt
     json!({
         "apache_version": versions[Kind::Apache as usize],
         "falconer_version": versions[Kind::Falconer as usize],
+        "servers": args.ensemble,
         "rounds": args.rounds,
         "duration_s": args.duration.as_secs_f64(),
         "warmup_s": args.warmup.as_secs_f64(),

@@ -1,4 +1,4 @@
-//! Starts one server or the other on a fresh data directory and takes it away again.
+//! Starts servers of one kind or the other, alone or as an ensemble, on fresh data directories and takes them away again.
 
 use proto::SessionId;
 use proto::client::{ConnectRequest, OpCode};
@@ -116,88 +116,127 @@ pub fn wait_for_port(address: &str) {
     }
 }
 
-/// A server that serves; stopped and its data removed on drop.
+/// One process with its directory.
 #[derive(Debug)]
-pub struct Running {
-    kind: Kind,
+struct Process {
     child: Child,
     dir: PathBuf,
     address: String,
+}
+
+/// A server, or an ensemble of them, that serves; stopped and its data removed on drop.
+#[derive(Debug)]
+pub struct Running {
+    kind: Kind,
+    dir: PathBuf,
+    processes: Vec<Process>,
     version: String,
 }
 
 impl Running {
-    /// Starts a server on an empty data directory and waits until it serves.
-    pub fn start(kind: Kind, paths: &Paths) -> Result<Running, String> {
+    /// Starts so many servers on empty data directories, an ensemble if there is more than one, and waits until they serve.
+    pub fn start(kind: Kind, paths: &Paths, servers: u32) -> Result<Running, String> {
         let failed = |what: &str, e: io::Error| format!("{kind}: can't {what}: {e}");
         let dir = paths.scratch.join(format!("run-{}", std::process::id()));
         // A run that was interrupted may have left it.
         let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(dir.join("data")).map_err(|e| failed("make the data directory", e))?;
+        fs::create_dir_all(&dir).map_err(|e| failed("make the data directory", e))?;
         let dir = dir.canonicalize().map_err(|e| failed("find the data directory", e))?;
-        let address = free_address().map_err(|e| failed("find a free port", e))?;
-        let port = address.rsplit(':').next().unwrap_or_default();
-        let text = format!(
-            "tickTime=2000\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\n\
-             admin.enableServer=false\n4lw.commands.whitelist=*\n",
-            dir.join("data").display()
-        );
-        fs::write(dir.join(CONFIG), text).map_err(|e| failed("write its configuration", e))?;
-        let child = launch(kind, paths, &dir)?;
-        let mut server = Running { kind, child, dir, address, version: String::new() };
-        server.wait_until_it_serves()?;
-        Ok(server)
+        let members = members(servers).map_err(|e| failed("find free ports", e))?;
+        let mut running = Running { kind, dir, processes: Vec::new(), version: String::new() };
+        for number in 1..=servers {
+            let dir = running.dir.join(number.to_string());
+            let data = dir.join("data");
+            fs::create_dir_all(&data).map_err(|e| failed("make the data directory", e))?;
+            let address = free_address().map_err(|e| failed("find a free port", e))?;
+            let port = address.rsplit(':').next().unwrap_or_default();
+            let text = format!(
+                "tickTime=2000\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPort={port}\n\
+                 clientPortAddress=127.0.0.1\nmaxClientCnxns=0\nadmin.enableServer=false\n\
+                 4lw.commands.whitelist=*\n{members}",
+                data.display()
+            );
+            fs::write(dir.join(CONFIG), text).map_err(|e| failed("write its configuration", e))?;
+            fs::write(data.join("myid"), format!("{number}\n")).map_err(|e| failed("write its id", e))?;
+            let child = launch(kind, paths, &dir)?;
+            running.processes.push(Process { child, dir, address });
+        }
+        let mut modes = Vec::new();
+        for process in &mut running.processes {
+            let answer = process.wait_until_it_serves(kind)?;
+            let first = answer.lines().next().unwrap_or_default();
+            running.version = first.trim_start_matches("Zookeeper version: ").to_string();
+            modes.push(answer.contains("Mode: leader"));
+        }
+        // A single connection goes to the first: of an ensemble a follower, so that both kinds do the same work.
+        if let Some(leader) = modes.iter().position(|leads| *leads) {
+            let leader = running.processes.remove(leader);
+            running.processes.push(leader);
+        }
+        Ok(running)
     }
 
     /// Kills the server without warning, starts it again on its data, and returns how long it took from there to the
-    /// first read by a new session.
+    /// first read by a new session. For a server that runs alone.
     pub fn kill_and_restart(&mut self, paths: &Paths) -> Result<Duration, String> {
+        let [process] = &mut self.processes[..] else {
+            return Err("a restart is measured of a server that runs alone".into());
+        };
         // Gone already: then the start tells why.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = process.child.kill();
+        let _ = process.child.wait();
         let started = Instant::now();
-        self.child = launch(self.kind, paths, &self.dir)?;
-        while first_read(&self.address).is_err() {
-            if started.elapsed() > PATIENCE || self.child.try_wait().ok().flatten().is_some() {
-                return self.wait_until_it_serves().and(Err(format!("{} serves no read", self.kind)));
+        process.child = launch(self.kind, paths, &process.dir)?;
+        while first_read(&process.address).is_err() {
+            if started.elapsed() > PATIENCE || process.child.try_wait().ok().flatten().is_some() {
+                return process
+                    .wait_until_it_serves(self.kind)
+                    .and(Err(format!("{} serves no read", self.kind)));
             }
             thread::sleep(Duration::from_millis(5));
         }
         Ok(started.elapsed())
     }
 
-    /// Resident memory, bytes.
+    /// Resident memory of all together, bytes.
     pub fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let kib = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.unwrap_or(0) * 1024
+        self.processes.iter().map(|p| resident(p.child.id())).sum()
     }
 
-    /// The process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// The processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(|p| p.child.id()).collect()
     }
 
-    /// Host and port.
-    pub fn address(&self) -> &str {
-        &self.address
+    /// Hosts and ports, with commas between them; a follower first, the leader last.
+    pub fn addresses(&self) -> String {
+        self.processes.iter().map(|p| p.address.as_str()).collect::<Vec<_>>().join(",")
     }
 
     /// What it says of itself.
     pub fn version(&self) -> &str {
         &self.version
     }
+}
 
-    fn wait_until_it_serves(&mut self) -> Result<(), String> {
-        let kind = self.kind;
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Its data goes with it: there is nothing to be shut down in order.
+        for process in &mut self.processes {
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Process {
+    /// Waits; returns the answer to `srvr`.
+    fn wait_until_it_serves(&mut self, kind: Kind) -> Result<String, String> {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(answer) = four_letters(&self.address, "srvr").ok().filter(|a| a.contains("Mode:")) {
-                let first = answer.lines().next().unwrap_or_default();
-                self.version = first.trim_start_matches("Zookeeper version: ").to_string();
-                return Ok(());
+                return Ok(answer);
             }
             let died = self.child.try_wait().ok().flatten();
             if died.is_some() || Instant::now() >= end {
@@ -212,13 +251,28 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Its data goes with it: there is nothing to be shut down in order.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.dir);
+/// The lines of the configuration that name the members of an ensemble; none for a server that runs alone.
+fn members(servers: u32) -> io::Result<String> {
+    if servers < 2 {
+        return Ok(String::new());
     }
+    // Apache's default of 1,000 stops the load, since the requests that wait for a leader count on each server.
+    let mut lines = String::from("globalOutstandingLimit=100000\n");
+    for number in 1..=servers {
+        let (quorum, election) = (free_address()?, free_address()?);
+        let port = election.rsplit(':').next().unwrap_or_default();
+        lines += &format!("server.{number}={quorum}:{port}\n");
+    }
+    Ok(lines)
+}
+
+/// Resident memory of a process, bytes; 0 when it is gone.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 fn launch(kind: Kind, paths: &Paths, dir: &Path) -> Result<Child, String> {

@@ -11,15 +11,14 @@ import ctypes
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
+import disks  # noqa: E402
 import server as servers  # noqa: E402
 import wire  # noqa: E402
 
@@ -151,59 +150,6 @@ def backend(kind):
 
 # A full disk ------------------------------------------------------------------------------------------------------
 
-class SmallDisk:
-    """A file system of DISK_MIB, ext4 in a file or, where that can't be had, tmpfs."""
-
-    def __init__(self):
-        self.admin = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        self.base = tempfile.mkdtemp(prefix="falconer-interop-disk-")
-        self.image, self.path = os.path.join(self.base, "image"), os.path.join(self.base, "mounted")
-        os.mkdir(self.path)
-        if self.mount_ext4():
-            self.kind = "ext4"
-        elif self.run("mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=777", "falconer-faults", self.path):
-            self.kind = "tmpfs"
-        else:
-            shutil.rmtree(self.base)
-            raise Failed("no small file system can be mounted here: root, or sudo without a password, is needed")
-        self.filler = os.path.join(self.path, "filler")
-
-    def run(self, *command):
-        try:
-            return subprocess.run([*self.admin, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-        except FileNotFoundError:
-            return False
-
-    def mount_ext4(self):
-        with open(self.image, "wb") as file:
-            file.truncate(DISK_MIB << 20)
-        mounted = (self.run("mkfs.ext4", "-q", "-F", "-m", "0", self.image)
-                   and self.run("mount", "-o", "loop", self.image, self.path))
-        return mounted and self.run("chmod", "777", self.path)
-
-    def fill(self):
-        """Takes what room there is, to the last block."""
-        with open(self.filler, "ab", buffering=0) as file:
-            for chunk in (1 << 20, 1 << 12):
-                zeros = bytes(chunk)
-                try:
-                    while file.write(zeros) == chunk:
-                        pass
-                except OSError:
-                    pass
-
-    def empty(self):
-        os.unlink(self.filler)
-
-    def remove(self):
-        for _ in range(50):
-            if self.run("umount", self.path):
-                shutil.rmtree(self.base, ignore_errors=True)
-                return
-            time.sleep(0.1)
-        self.run("umount", "-l", self.path)
-
-
 class ServerOn(servers.Server):
     """A server whose data lie on the small disk, and what it says beside it: there it can be said when the disk is full."""
 
@@ -287,7 +233,7 @@ def await_room(log):
 
 
 def disk_full(options):
-    disk = SmallDisk()
+    disk = disks.SmallDisk(DISK_MIB)
     config = {"tickTime": 1000, "minSessionTimeout": SESSION_MS}
     server = ServerOn(disk, options.server, config)
     try:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 
+import networks
 import server as servers
 import wire
 
@@ -12,15 +13,21 @@ import wire
 class Member(servers.Server):
     """One server of an ensemble; the rest of its configuration is the same on all of them."""
 
-    def __init__(self, number, command, lines, directory, config, flags=()):
-        super().__init__(command, config, flags, directory=os.path.join(directory, f"server{number}"))
-        self.number, self.lines = number, lines
+    def __init__(self, number, command, place, directory, config):
+        self.number, self.disk = number, None
+        host, port, prefix = place
+        super().__init__(prefix + command, config, directory=os.path.join(directory, f"server{number}"))
+        self.host, self.port = host, port
+
+    @property
+    def data(self):
+        """On the disk that the server was given, if it was: then its other files lie beside it."""
+        return os.path.join(self.disk or self.directory, "data")
 
     def spawn(self):
         os.makedirs(self.data, exist_ok=True)
         with open(os.path.join(self.data, "myid"), "w") as file:
             file.write(f"{self.number}\n")
-        self.config.update(self.lines)
         super().spawn()
 
     def mode(self):
@@ -41,17 +48,17 @@ class Member(servers.Server):
 class Ensemble:
     """`commands`: for each server its command; a server's number is its place, from 1. `observers`: numbers."""
 
-    def __init__(self, commands, observers=(), config=None, name="ensemble"):
+    def __init__(self, commands, observers=(), config=None, name="ensemble", network=None):
         self.directory = tempfile.mkdtemp(prefix=f"falconer-interop-{name}-")
         self.config = {"tickTime": 1000, "initLimit": 10, "syncLimit": 5}
         self.config.update(config or {})
-        self.lines, self.members = {}, {}
+        self.network = network or networks.Loopback()
+        self.roles = {n: "observer" if n in observers else "participant" for n in range(1, len(commands) + 1)}
+        self.network.lay(self.roles)
+        self.members = {}
         for number, command in enumerate(commands, 1):
-            role = "observer" if number in observers else "participant"
-            quorum, election = servers.free_port(), servers.free_port()
-            self.lines[f"server.{number}"] = f"127.0.0.1:{quorum}:{election}:{role}"
-        for number, command in enumerate(commands, 1):
-            self.members[number] = Member(number, command, self.lines, self.directory, dict(self.config))
+            config = dict(self.config, **self.network.lines(number))
+            self.members[number] = Member(number, command, self.network.place(number), self.directory, config)
 
     def __getitem__(self, number):
         return self.members[number]
@@ -60,7 +67,10 @@ class Ensemble:
         return iter(self.members.values())
 
     def voters(self):
-        return [m for n, m in self.members.items() if self.lines[f"server.{n}"].endswith(":participant")]
+        return [m for n, m in self.members.items() if self.roles[n] == "participant"]
+
+    def observers(self):
+        return [m for n, m in self.members.items() if self.roles[n] == "observer"]
 
     def start(self, wait=60.0):
         for member in self:
@@ -82,10 +92,10 @@ class Ensemble:
             time.sleep(0.005)
         return self.leader(wait)
 
-    def leader(self, wait=30.0):
+    def leader(self, wait=30.0, among=None):
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
-            leaders = [m for m in self if m.running() and m.mode() == "leader"]
+            leaders = [m for m in among or self if m.running() and m.mode() == "leader"]
             if leaders:
                 return leaders[0]
             time.sleep(0.005)
@@ -98,4 +108,5 @@ class Ensemble:
 
     def remove(self):
         self.stop()
+        self.network.remove()
         shutil.rmtree(self.directory, ignore_errors=True)

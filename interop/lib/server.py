@@ -5,6 +5,7 @@ default is the release build; `interop/apache` has the same usage and runs the D
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,10 +29,29 @@ def command_from(words):
     return command
 
 
+_given = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on, below those that the system gives to outgoing connections: one of these could have it
+    while its server is down, or a caller of the dead server could reach itself."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+            below = int(file.read().split()[0])
+    except OSError:
+        below = 32768
+    for _ in range(1000):
+        port = random.randrange(10000, below) if below > 11000 else 0
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            port = s.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
+    raise RuntimeError("no free port")
 
 
 class Server:
@@ -54,6 +74,7 @@ class Server:
         return os.path.join(self.directory, "output.log")
 
     def spawn(self):
+        os.makedirs(self.directory, exist_ok=True)
         os.makedirs(self.data, exist_ok=True)
         path = os.path.join(self.directory, "zoo.cfg")
         with open(path, "w") as file:
