@@ -6,9 +6,10 @@
 //!   medians over the rounds ── table of ratios, picture, JSON
 //! ```
 //!
-//! With `--ensemble 3` each of them is an ensemble of three processes. Both servers get the same configuration and the same disk, and both make each write durable before they
-//! answer (Apache's `forceSync` and Falconer's log at their defaults); snapshots are left on. Everything runs on
-//! one machine, the load generator included, which reports what it costs itself.
+//! With `--ensemble 3` each of them is an ensemble of three processes. Both servers get the same configuration and the
+//! same disk, and both make each write durable before they answer (Apache's `forceSync` and Falconer's log at their
+//! defaults); snapshots are left on. Everything runs on one machine, the load generator included, which reports what it
+//! costs itself.
 
 #![allow(
     rustdoc::broken_intra_doc_links,

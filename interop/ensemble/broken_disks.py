@@ -39,7 +39,7 @@ def slow_disk(s):
         load.wait(100, writers=elsewhere)
         load.wait_each(load.writers)
         others, own = latency(load, elsewhere, since), latency(load, [load.pinned[follower.number]], since)
-        demand(others < SLOW / 2, f"clients of the others wait {others * 1000:.0f} ms for a follower's disk")
+        demand(others < own / 2, f"clients of the others wait {others * 1000:.0f} ms for a follower's disk")
         demand(own >= SLOW, f"the follower shows after {own * 1000:.0f} ms what its disk has after {SLOW * 1000:.0f} ms")
         demand(leader.mode() == "leader", "another server leads, since a follower's disk is slow")
         slow[follower.number - 1].set(0.0)

@@ -195,6 +195,10 @@ class Load:
     def acknowledged(self, writers=None):
         return sum(len(w.acks) for w in writers or self.writers)
 
+    def begun_and_acknowledged(self, since, until=float("inf"), writers=None):
+        """(begun, acknowledged) of each write that was both in the given time."""
+        return [a for w in writers or self.writers for a in w.acks if a[0] > since and a[1] < until]
+
     def wait(self, more, wait=30.0, writers=None):
         """Until so many more writes were acknowledged."""
         goal, deadline = self.acknowledged(writers) + more, time.monotonic() + wait

@@ -17,6 +17,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import disks  # noqa: E402
 import ensembles  # noqa: E402
 import networks  # noqa: E402
 import server as servers  # noqa: E402
@@ -108,8 +109,9 @@ def failover(s):
     median, worst = statistics.median(took), max(took)
     s.say(f"{len(took)} times from kill -9 of the leader to the next acknowledged write: median {median:.0f} ms, worst {worst:.0f} ms;"
           f" {load.acknowledged()} writes, {equal_trees(list(e))} znodes equal")
-    demand(median <= 150, f"the median is {median:.0f} ms: {[round(t) for t in took]}")
-    demand(worst <= 1000, f"the worst is {worst:.0f} ms: {[round(t) for t in took]}")
+    # run-failover.sh measures; here nobody may have waited for a time-out, the shortest of which is a tick.
+    tick = e.config["tickTime"]
+    demand(median < tick, f"a fail-over takes {median:.0f} ms, longer than a tick: {[round(t) for t in took]}")
 
 
 def killing(voters):
@@ -165,10 +167,11 @@ def minority(s):
     followers = [m for m in e if m is not leader]
     for member in followers:
         member.kill()
+    gone = time.monotonic()
     demand(wait_for(lambda: leader.mode() is None, 30.0), "a leader without a quorum goes on")
-    before = load.acknowledged()
     time.sleep(1.0)
-    demand(load.acknowledged() == before, "a minority acknowledges writes")
+    wrong = load.begun_and_acknowledged(gone)
+    demand(not wrong, f"a minority acknowledged {len(wrong)} writes")
     for member in followers:
         member.spawn()
     e.wait_serving(e)
@@ -188,7 +191,9 @@ def hand_over(s):
     load.end()
     load.audit(e)
     s.say(f"longest gap in writes {gap:.0f} ms; {load.acknowledged()} writes, {equal_trees(list(e))} znodes equal")
-    demand(gap <= 1000, f"nobody could write for {gap:.0f} ms")
+    # As above: who waits for a leader that has gone waits for syncLimit ticks.
+    limit = e.config["tickTime"] * e.config["syncLimit"]
+    demand(gap < limit, f"nobody could write for {gap:.0f} ms")
 
 
 def laggard(s):
@@ -330,6 +335,7 @@ def main():
     if options.links != "proxies":
         # Before there are threads.
         networks.Namespaces.enter()
+    servers.end_in_order()
     failures = []
     for scenario in SCENARIOS:
         if wanted and scenario.__name__ not in wanted:
@@ -339,6 +345,8 @@ def main():
         try:
             scenario(s)
             print(f"ok   {scenario.__name__:18} {time.monotonic() - began:5.1f} s  {'; '.join(s.said)}", flush=True)
+        except disks.NotHere as error:
+            print(f"NOT RUN {scenario.__name__}: {error}", flush=True)
         except Exception as error:  # noqa: BLE001: each failure is told, the next scenario runs
             failures.append(scenario.__name__)
             print(f"FAIL {scenario.__name__:18} {time.monotonic() - began:5.1f} s  {type(error).__name__}: {error}", flush=True)

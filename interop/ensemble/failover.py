@@ -99,6 +99,9 @@ def main():
     parser.add_argument("--only", default="", help=f"some of: {', '.join(KINDS)}")
     options, rest = parser.parse_known_args()
     kinds = list(filter(None, options.only.split(","))) or list(KINDS)
+    if not set(kinds) <= set(KINDS):
+        parser.error(f"--only takes some of: {', '.join(KINDS)}")
+    servers.end_in_order()
     sides = {"Apache": [servers.APACHE], "Falconer": servers.command_from(rest)}
     took = {}
     for kind in kinds:

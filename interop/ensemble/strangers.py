@@ -76,7 +76,6 @@ def strangers(s):
             for address in ports:
                 socket.create_connection(address, 5).close()
         load.wait(100)
-        # Longer than any handshake may take (initLimit).
         demand(leader.mode() == "leader", "another server leads")
         until = time.monotonic() + 2.0
         while time.monotonic() < until:

@@ -10,6 +10,10 @@ import time
 SLOW_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "slow.c")
 
 
+class NotHere(Exception):
+    """This machine doesn't allow what a test needs: it is not run, and says so."""
+
+
 class SmallDisk:
     """A file system of so many MiB, ext4 in a file or, where that can't be had, tmpfs."""
 
@@ -25,13 +29,13 @@ class SmallDisk:
             self.kind = "tmpfs"
         else:
             shutil.rmtree(self.base)
-            raise RuntimeError("no small file system can be mounted here: root, or sudo without a password, is needed")
+            raise NotHere("no small file system can be mounted here: root, or sudo without a password, is needed")
         self.filler = os.path.join(self.path, "filler")
 
     def run(self, *command):
         try:
             return subprocess.run([*self.admin, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-        except FileNotFoundError:
+        except OSError:  # no such program, or not for this user
             return False
 
     def mount_ext4(self):
@@ -39,7 +43,10 @@ class SmallDisk:
             file.truncate(self.mib << 20)
         mounted = (self.run("mkfs.ext4", "-q", "-F", "-m", "0", self.image)
                    and self.run("mount", "-o", "loop", self.image, self.path))
-        return mounted and self.run("chmod", "777", self.path)
+        if mounted and not self.run("chmod", "777", self.path):
+            self.run("umount", self.path)
+            return False
+        return mounted
 
     def fill(self):
         """Takes what room there is, to the last block."""
@@ -62,6 +69,7 @@ class SmallDisk:
                 return
             time.sleep(0.1)
         self.run("umount", "-l", self.path)
+        shutil.rmtree(self.base, ignore_errors=True)
 
 
 class SlowDisk:
