@@ -6,7 +6,7 @@
 use crate::accounting::{Gone, Namespaces};
 use crate::audit;
 use crate::conn::{AttachedSession, Conn, ConnTable};
-use crate::event_loop::{LoopHandle, Message};
+use crate::event_loop::{self, LoopHandle, Message};
 use crate::history::History;
 use crate::limits;
 use crate::log::{DiskJob, LogQueue};
@@ -574,14 +574,14 @@ impl Core {
             let replies = step.replies.load(Ordering::Relaxed);
             let mut touched = step.touched.into_inner();
             if touched.len() >= limits::FLUSH_ALONE && self.loops.len() > 1 {
-                // A fan-out: each loop writes to its own sockets, all cores at once.
-                touched.sort_unstable_by_key(|c| c.owner);
-                let mut groups = touched.chunk_by(|a, b| a.owner == b.owner);
-                let own = groups.next().map_or(0, <[_]>::len);
-                for group in groups {
+                // A fan-out: each loop writes to its own sockets, all cores at once. The others are woken first.
+                let here = event_loop::current();
+                touched.sort_unstable_by_key(|c| (Some(c.owner) == here, c.owner));
+                let others = touched.partition_point(|c| Some(c.owner) != here);
+                for group in touched[..others].chunk_by(|a, b| a.owner == b.owner) {
                     self.loops[group[0].owner].send(Message::Flush(group.to_vec()));
                 }
-                touched.truncate(own);
+                touched.drain(..others);
             }
             touched.iter().for_each(|c| self.flush_touched(c));
             if replies > 0 {

@@ -15,12 +15,22 @@ use parking_lot::Mutex;
 use proto::client::{AuthPacket, ConnectRequest, OpCode, RequestHeader, WriteOp};
 use proto::jute::{Reader, begin_frame, end_frame};
 use proto::{Code, ConnId, Instant, SessionId, Xid, Zxid};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+thread_local! {
+    static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// The loop that the calling thread runs, if it runs one.
+pub fn current() -> Option<usize> {
+    CURRENT.get()
+}
 
 /// What other threads tell a loop.
 pub enum Message {
@@ -193,6 +203,7 @@ impl EventLoop {
 
     /// Runs until the server stops.
     pub fn run(mut self, core: &Core) {
+        CURRENT.set(Some(self.index));
         core.stats.claim();
         core.namespaces.claim(self.index);
         let mut events = Events::with_capacity(1024);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One read and one write serve all the requests that a connection has in flight; a clock is read per batch,
-//! not per request. Requests of one connection are answered in their order, so a ring of send times is all
+//! not per request. Connections that nothing has come back to cost nothing. Requests of one connection are answered in their order, so a ring of send times is all
 //! the book-keeping there is.
 
 use hdrhistogram::Histogram;
@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const READ_BUFFER: usize = 256 << 10;
 /// Events taken from epoll at once.
 const EVENTS_MAX: usize = 256;
+/// Told once of what arrives: that costs the kernel no second look at a socket that has been read empty.
+const READABLE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 /// The longest sleep: phases and pings are looked at this often.
 const TICK_NS: u64 = 50_000_000;
 /// The shortest sleep between two looks at what is due: requests of a high rate leave in small groups, which
@@ -315,7 +317,7 @@ impl<J: Job> Engine<J> {
     /// When the local machine refuses (epoll). Lost connections are counted, not errors.
     pub fn run(mut self) -> io::Result<(J, Measured, Vec<Conn>)> {
         for (i, c) in self.conns.iter_mut().enumerate() {
-            epoll::add(&self.ep, &c.stream, epoll::EventData::new_u64(i as u64), epoll::EventFlags::IN)?;
+            epoll::add(&self.ep, &c.stream, epoll::EventData::new_u64(i as u64), READABLE)?;
             if let Some(rate) = self.pace.rate_per_conn {
                 // Spread evenly: the connections of a machine don't beat in step.
                 c.due = 1e9 / rate * c.id as f64 / self.pace.paced_conns as f64;
@@ -325,6 +327,9 @@ impl<J: Job> Engine<J> {
             // Sleep precisely: the default slack of 50 µs would be measured as latency.
             let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
         }
+        // All others send only when something has come back to them.
+        let is_paced = |c: &Conn| self.pace.rate_per_conn.is_some() && self.job.is_paced(c.id);
+        let paced: Vec<usize> = (0..self.conns.len()).filter(|&i| is_paced(&self.conns[i])).collect();
         let mut buffer = vec![0; READ_BUFFER];
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut cpu_from = None;
@@ -343,8 +348,12 @@ impl<J: Job> Engine<J> {
             if self.finished(now) {
                 break;
             }
-            let wake = if first || self.pace.rate_per_conn.is_some() { self.pump_all()? } else { u64::MAX };
-            first = false;
+            if std::mem::take(&mut first) {
+                for i in 0..self.conns.len() {
+                    self.pump(i, now)?;
+                }
+            }
+            let wake = self.pump_paced(&paced)?;
             events.clear();
             let now = self.now();
             let sleep = wake.saturating_sub(now).min(TICK_NS);
@@ -356,6 +365,7 @@ impl<J: Job> Engine<J> {
             if events.is_empty() && sleep == TICK_NS {
                 self.ping_idle()?;
             }
+            let now = self.now();
             for e in &events {
                 let i = e.data.u64() as usize;
                 let flags = e.flags;
@@ -363,11 +373,11 @@ impl<J: Job> Engine<J> {
                     self.receive(i, &mut buffer);
                     while let Some(id) = self.job.awakened() {
                         if let Some(other) = self.conns.iter().position(|c| c.id == id) {
-                            self.pump(other)?;
+                            self.pump(other, now)?;
                         }
                     }
                 }
-                self.pump(i)?;
+                self.pump(i, now)?;
             }
         }
         let cpu_to = cpu_to.unwrap_or_else(thread_cpu);
@@ -403,18 +413,17 @@ impl<J: Job> Engine<J> {
         self.conns.iter().filter(|c| self.job.is_paced(c.id)).map(behind).sum()
     }
 
-    /// Sends what is due on every connection; returns when the next request is due.
-    fn pump_all(&mut self) -> io::Result<u64> {
+    /// Sends what is due on the connections with a fixed rate; returns when the next request is due.
+    fn pump_paced(&mut self, paced: &[usize]) -> io::Result<u64> {
         let mut wake = u64::MAX;
         let now = self.now();
-        for i in 0..self.conns.len() {
-            let paced = self.pace.rate_per_conn.is_some() && self.job.is_paced(self.conns[i].id);
-            if !paced || self.conns[i].due <= now as f64 {
-                self.pump(i)?;
+        for &i in paced {
+            if self.conns[i].due <= now as f64 {
+                self.pump(i, now)?;
             }
             let c = &self.conns[i];
             let blocked = c.pending.len() >= self.pace.outstanding || !c.alive;
-            if paced && !blocked && c.due < self.pace.end as f64 {
+            if !blocked && c.due < self.pace.end as f64 {
                 wake = wake.min(c.due as u64 + 1);
             }
         }
@@ -422,13 +431,12 @@ impl<J: Job> Engine<J> {
     }
 
     /// Fills the connection up to its limit and writes.
-    fn pump(&mut self, i: usize) -> io::Result<()> {
+    fn pump(&mut self, i: usize, now: u64) -> io::Result<()> {
         let c = &mut self.conns[i];
         if !c.alive {
             return Ok(());
         }
         if c.pending.len() < self.pace.outstanding && c.out.is_empty() {
-            let now = self.pace.start.elapsed().as_nanos() as u64;
             let interval_ns = match self.pace.rate_per_conn {
                 Some(rate) if self.job.is_paced(c.id) => Some(1e9 / rate),
                 _ => None,
@@ -480,28 +488,35 @@ impl<J: Job> Engine<J> {
         Ok(())
     }
 
-    /// Reads once and handles every whole reply.
+    /// Reads what there is and handles every whole reply.
     fn receive(&mut self, i: usize, buffer: &mut Vec<u8>) {
-        let c = &mut self.conns[i];
-        if !c.alive {
-            return;
-        }
-        let kept = c.partial.len();
-        if buffer.len() < kept + READ_BUFFER / 2 {
-            buffer.resize(kept + READ_BUFFER, 0);
-        }
-        buffer[..kept].copy_from_slice(&c.partial);
-        c.partial.clear();
-        let end = match c.stream.read(&mut buffer[kept..]) {
-            Ok(0) => return self.lose(i, &io::Error::from(io::ErrorKind::UnexpectedEof)),
-            Ok(n) => kept + n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.kind() == io::ErrorKind::Interrupted => kept,
-            Err(e) => return self.lose(i, &e),
-        };
-        let now = self.now();
-        match self.replies(i, &buffer[..end], now) {
-            Ok(consumed) => self.conns[i].partial.extend_from_slice(&buffer[consumed..end]),
-            Err(what) => self.lose(i, &io::Error::new(io::ErrorKind::InvalidData, what)),
+        loop {
+            let c = &mut self.conns[i];
+            if !c.alive {
+                return;
+            }
+            let kept = c.partial.len();
+            if buffer.len() < kept + READ_BUFFER / 2 {
+                buffer.resize(kept + READ_BUFFER, 0);
+            }
+            buffer[..kept].copy_from_slice(&c.partial);
+            c.partial.clear();
+            let (end, more) = match c.stream.read(&mut buffer[kept..]) {
+                Ok(0) => return self.lose(i, &io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(n) => (kept + n, kept + n == buffer.len()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => (kept, false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => (kept, true),
+                Err(e) => return self.lose(i, &e),
+            };
+            let now = self.now();
+            match self.replies(i, &buffer[..end], now) {
+                Ok(consumed) => self.conns[i].partial.extend_from_slice(&buffer[consumed..end]),
+                Err(what) => return self.lose(i, &io::Error::new(io::ErrorKind::InvalidData, what)),
+            }
+            // Epoll tells of what arrives from here on.
+            if !more {
+                return;
+            }
         }
     }
 
@@ -631,7 +646,7 @@ fn flush(c: &mut Conn, ep: &OwnedFd, i: usize) -> io::Result<()> {
     }
     if full != c.waits_for_room {
         c.waits_for_room = full;
-        let mut flags = epoll::EventFlags::IN;
+        let mut flags = READABLE;
         flags.set(epoll::EventFlags::OUT, full);
         epoll::modify(ep, &c.stream, epoll::EventData::new_u64(i as u64), flags)?;
     }
