@@ -6,7 +6,8 @@
 //!      └────────────── leadership or leader lost ─────────────────────────┘
 //! ```
 //! A role ends by dropping everything that belongs to it. What stays is the log, the applied tree, and the fact that
-//! something is committed.
+//! something is committed. Right after a start the tree holds the whole log, committed or not: a learner serves once its
+//! leader's commits have reached it.
 
 use crate::broadcast::{Broadcast, Committed, EPOCH_MARGIN};
 use crate::config::{Ensemble, Recovered};
@@ -762,8 +763,11 @@ impl Zab {
             if l.is_serving() {
                 self.committed = self.committed.max(l.committed);
                 self.vote.0.peer_epoch = i64::from(l.epoch().0);
-                let service = if l.is_observer() { Service::Observing } else { Service::Following };
-                self.set_service(service);
+                // A start replays the whole log, and its end may be in flight still, or be cut by the next leader: such a
+                // tree is shown to nobody before the leader has committed what is in it.
+                if l.committed >= self.history.applied() {
+                    self.set_service(if l.is_observer() { Service::Observing } else { Service::Following });
+                }
             }
         }
         self.end(outcome);

@@ -252,3 +252,24 @@ fn blank_servers_begin_together() {
     w.start(2);
     w.until(2_000, "service", |w| w.all_serve());
 }
+
+#[test]
+fn a_follower_that_has_replayed_what_is_in_flight_serves_once_it_is_committed() {
+    let mut w = started(3, 0);
+    assert_eq!(w.leader(), Some(2));
+    let (c, _) = w.connect(2, 5_000);
+    w.done(c, OpCode::Create, &create("/a", 0)).unwrap();
+    // Only the disk of 1 is fast: it alone has /b when it dies.
+    let before = w.servers[1].disk.end();
+    (w.servers[0].disk_us, w.servers[2].disk_us) = (400_000, 400_000);
+    w.write(c, 1, OpCode::Create, &create("/b", 0));
+    w.until(100, "/b on the disk of 1", |w| w.servers[1].disk.end() > before);
+    w.crash(1);
+    w.start(1);
+    w.until(100, "1 follows", |w| w.up(1).node.zab().leader().is_some());
+    assert!(w.exists(1, "/b") && !w.is_serving(1), "/b could still be cut off");
+    assert!(!w.exists(2, "/b"));
+    w.until(1_000, "service", |w| w.is_serving(1));
+    w.until(1_000, "the reply", |w| w.seen(c).iter().any(|s| matches!(s, Seen::Reply { result: Ok(_), .. })));
+    assert!(w.exists(2, "/b") && w.up(2).tree.applied() >= w.up(1).tree.applied());
+}
