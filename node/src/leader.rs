@@ -42,13 +42,8 @@ impl Node {
         identity: Arc<Identity>,
         op: OpCode,
         body: &[u8],
-        clients: &dyn Clients,
     ) {
         let origin = Origin::Client { conn, xid };
-        if self.sessions.any_owned() && self.sessions.owner(session).is_some() {
-            // A request of the connection from which the session has moved away.
-            return clients.close(conn, crate::CloseReason::Moved);
-        }
         if self.zab.next_zxid().is_none() {
             self.in_flight_bytes += body.len();
             let op = DeferredOp::Client(op, body.into());
@@ -232,7 +227,13 @@ impl Node {
 
     // Learners.
 
-    pub(crate) fn handle_learner(&mut self, now: Now, link: LinkId, packet: FromLearner<'_>) {
+    pub(crate) fn handle_learner(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        packet: FromLearner<'_>,
+        clients: &dyn Clients,
+    ) {
         self.zab.from_learner(now.mono, link, &packet);
         if !self.zab.serves(link) || self.prep.is_none() {
             return;
@@ -247,7 +248,7 @@ impl Node {
                 let valid = self.sessions.get(session).is_some_and(|s| !s.closing);
                 if valid {
                     self.sessions.renew(session, timeout_ms, now.mono);
-                    self.move_to(session, link);
+                    self.move_to(session, link, clients);
                 }
                 let mut answer = Vec::new();
                 FromLeader::Revalidate { session, valid }.encode(&mut answer);
@@ -260,10 +261,11 @@ impl Node {
         }
     }
 
-    /// The session is used through the learner on `link`.
-    fn move_to(&mut self, session: SessionId, link: LinkId) {
-        if let Some(s) = self.sessions.get_mut(session) {
-            s.conn = None;
+    /// The session is used through the learner on `link`. Should its client come back to this server, nothing that is
+    /// still read from the connection that it has left may come behind what it asks for then.
+    fn move_to(&mut self, session: SessionId, link: LinkId, clients: &dyn Clients) {
+        if let Some(old) = self.sessions.get_mut(session).and_then(|s| s.conn.take()) {
+            clients.close(old, crate::CloseReason::Moved);
         }
         self.sessions.set_owner(session, Some(link));
     }

@@ -104,7 +104,19 @@ impl Node {
         self.asked.requests.push_back(Forwarded { session, cxid: Xid(0), op, bytes: 0, origin, place });
     }
 
-    pub(crate) fn revalidate(&mut self, conn: ConnId, session: SessionId, timeout_ms: i32) {
+    pub(crate) fn revalidate(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        timeout_ms: i32,
+        clients: &dyn Clients,
+    ) {
+        // The client has left its old connection, if there is one. What is still read from it would reach the leader behind
+        // this packet, and count as sent by whoever is at the new one.
+        if let Some(old) = self.sessions.get(session).and_then(|s| s.conn) {
+            self.handle_disconnected(old, Some(session));
+            clients.close(old, CloseReason::Replaced);
+        }
         self.forward(&FromLearner::Revalidate { session, timeout_ms });
         self.asked.revalidations.entry(session).or_default().push_back((conn, timeout_ms));
     }

@@ -429,7 +429,7 @@ impl Node {
                 self.zab.link_down(now.mono, link);
             }
             Input::DialFailed { to } => self.zab.dial_failed(now.mono, to),
-            Input::FromLearner { link, packet } => self.handle_learner(now, link, packet),
+            Input::FromLearner { link, packet } => self.handle_learner(now, link, packet, clients),
             Input::FromLeader { link, packet } => self.handle_leader(now, link, packet, clients),
             Input::FoundInLog { link, found } => self.zab.found_in_log(now.mono, link, found),
             Input::Truncated { durable, applier } => {
@@ -652,7 +652,7 @@ impl Node {
             return clients.connected(conn, Handshake::Refused);
         }
         if self.prep.is_none() {
-            return self.revalidate(conn, request.session, timeout_ms);
+            return self.revalidate(conn, request.session, timeout_ms, clients);
         }
         if self.sessions.get(request.session).is_none_or(|s| s.closing) {
             return clients.connected(conn, Handshake::Refused);
@@ -699,8 +699,14 @@ impl Node {
             self.in_flight_bytes += body.len();
             return held.push_back(Held::Write { session, xid, identity, op, body: body.into() });
         }
+        let serves = !matches!(self.service, Service::None | Service::ReadOnly);
+        if serves && self.sessions.get(session).is_none_or(|s| s.conn != Some(conn)) {
+            // Only the connection that a session is attached to speaks for it: what is still read from one that its client has
+            // left would come behind what the client has asked for since.
+            return clients.close(conn, CloseReason::Moved);
+        }
         match self.service {
-            Service::Leading => self.lead_write(now, conn, session, xid, identity, op, body, clients),
+            Service::Leading => self.lead_write(now, conn, session, xid, identity, op, body),
             Service::Following | Service::Observing => {
                 self.forward_write(conn, session, xid, &identity, op, body);
             }
@@ -755,7 +761,7 @@ impl Node {
         }
     }
 
-    fn handle_disconnected(&mut self, conn: ConnId, session: Option<SessionId>) {
+    pub(crate) fn handle_disconnected(&mut self, conn: ConnId, session: Option<SessionId>) {
         if let Some(s) = session.and_then(|id| self.sessions.get_mut(id))
             && s.conn == Some(conn)
         {

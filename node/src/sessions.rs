@@ -188,11 +188,6 @@ impl Sessions {
         self.owners.get(&id).copied()
     }
 
-    /// Whether any session is used through a learner.
-    pub fn any_owned(&self) -> bool {
-        !self.owners.is_empty()
-    }
-
     /// A session is used through `link` from now on, or through this server.
     pub fn set_owner(&mut self, id: SessionId, link: Option<LinkId>) {
         match link {

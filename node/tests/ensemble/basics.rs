@@ -273,3 +273,45 @@ fn a_follower_that_has_replayed_what_is_in_flight_serves_once_it_is_committed() 
     w.until(1_000, "the reply", |w| w.seen(c).iter().any(|s| matches!(s, Seen::Reply { result: Ok(_), .. })));
     assert!(w.exists(2, "/b") && w.up(2).tree.applied() >= w.up(1).tree.applied());
 }
+
+#[test]
+fn a_connection_that_its_client_has_left_says_nothing_more() {
+    let mut w = started(3, 0);
+    let leader = w.leader().unwrap();
+    let move_to = |w: &mut World, s: usize, session| {
+        let conn = w.dial(s, session, 5_000, Zxid::ZERO);
+        w.until(100, "the session moves", |w| w.session(conn) == Some(session));
+        conn
+    };
+    // Away from a server and back to it, while it still holds what its client had sent at first: to the leader, whose
+    // session it was, and to a follower, before the leader has confirmed that the session is there again.
+    for home in [leader, 0] {
+        let (left, session) = w.connect(home, 5_000);
+        let away = move_to(&mut w, 1, session);
+        w.done(away, OpCode::Create, &create(&format!("/away{home}"), 0)).unwrap();
+        w.hang_up(away);
+        let back = w.dial(home, session, 5_000, Zxid::ZERO);
+        w.write(left, 9, OpCode::Create, &create(&format!("/left{home}"), 0));
+        w.until(100, "the session is back", |w| w.session(back) == Some(session));
+        w.done(back, OpCode::Create, &create(&format!("/back{home}"), 0)).unwrap();
+        w.run(50);
+        assert!(w.is_closed(left) && !w.is_closed(back));
+        let exist = ["away", "left", "back"].map(|n| w.exists(leader, &format!("/{n}{home}")));
+        assert_eq!(exist, [true, false, true], "server {home}");
+    }
+}
+
+#[test]
+fn a_write_of_a_connection_that_its_session_has_left_is_not_taken() {
+    let mut w = started(3, 0);
+    let leader = w.leader().unwrap();
+    for s in [leader, 0] {
+        let (left, session) = w.connect(s, 5_000);
+        let conn = w.dial(s, session, 5_000, Zxid::ZERO);
+        w.until(100, "the session moves", |w| w.session(conn) == Some(session));
+        // It was read before the connection was closed, and reaches the node behind that.
+        w.step_write(left, session, 9, OpCode::Create, &create(&format!("/late{s}"), 0));
+        w.run(50);
+        assert!(!w.exists(leader, &format!("/late{s}")));
+    }
+}

@@ -991,13 +991,19 @@ impl World {
         let session = self.session(conn).unwrap();
         let now = self.now;
         self.lines_of(conn).on(conn, |l| l.gate.admit_ordered(Xid(xid), op.wire(), now));
-        let identity = Arc::new(Identity::new(vec![proto::acl::Id::new("ip", "127.0.0.1")]));
         if op == OpCode::Sync {
             self.step(s, Input::Sync { conn, session, xid: Xid(xid), path: "/" });
         } else {
-            self.step(s, Input::Write { conn, session, xid: Xid(xid), identity, op, body });
+            self.step_write(conn, session, xid, op, body);
         }
         true
+    }
+
+    /// A write reaches the node, whatever has become of its connection.
+    pub fn step_write(&mut self, conn: ConnId, session: SessionId, xid: i32, op: OpCode, body: &[u8]) {
+        let (s, _) = self.homes[&conn];
+        let identity = Arc::new(Identity::new(vec![proto::acl::Id::new("ip", "127.0.0.1")]));
+        self.step(s, Input::Write { conn, session, xid: Xid(xid), identity, op, body });
     }
 
     /// A write that is alone: its result.
