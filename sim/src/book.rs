@@ -239,6 +239,8 @@ pub struct Book {
     pub digests: HashMap<Zxid, i64>,
     /// Who leads an epoch.
     pub leaders: BTreeMap<Epoch, usize>,
+    /// Who has ever had this epoch's history on disk: that counts, whatever has become of the disk since.
+    pub entered: BTreeMap<Epoch, BTreeSet<usize>>,
     /// What was in the log before the run.
     pub origin: Zxid,
 }
@@ -248,6 +250,12 @@ impl Book {
     pub fn is_quorum(&self, has: impl Fn(&View) -> bool) -> bool {
         let n = self.voters.iter().filter(|&&v| has(&self.servers[v])).count();
         n > self.voters.len() / 2
+    }
+
+    /// Whether enough voters have entered this epoch.
+    pub fn has_entered(&self, epoch: Epoch) -> bool {
+        let entered = |server: &&usize| self.entered.get(&epoch).is_some_and(|e| e.contains(server));
+        self.voters.iter().filter(entered).count() > self.voters.len() / 2
     }
 
     /// The place of a txn in the truth.
@@ -302,7 +310,10 @@ impl Book {
                 view.base = base;
                 view.applied = base;
             }
-            Fact::Epochs { server, accepted, current } => self.servers[server].epochs = (accepted, current),
+            Fact::Epochs { server, accepted, current } => {
+                self.servers[server].epochs = (accepted, current);
+                self.entered.entry(current).or_default().insert(server);
+            }
             Fact::Applied { server, zxid, .. } => {
                 self.servers[server].applied = zxid;
                 self.commit(now, zxid);

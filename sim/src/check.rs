@@ -32,7 +32,8 @@ pub struct Entry {
 pub struct Expiry {
     /// Parts in a thousand by which the clock of a server may run too fast.
     pub fast: u64,
-    /// ms for which what a server has heard may be unknown to the one that expires.
+    /// ms for which what a server has heard may be unknown to the one that expires. A server that stands still
+    /// does not find out meanwhile that nobody listens to it: that time does not count.
     pub unheard_ms: u64,
 }
 
@@ -361,7 +362,8 @@ fn sessions_in_order(history: &History) -> Verdict<()> {
 
 /// No session ends before its time-out, and none is said to be gone that is not.
 fn expiry_not_early(history: &History, replay: &Replay<'_>, expiry: Expiry) -> Verdict<()> {
-    let mut heard: HashMap<i64, Time> = HashMap::new();
+    // By session: since when the leader knew of it at least, and when it was used.
+    let mut heard: HashMap<i64, (Time, Time)> = HashMap::new();
     for call in &history.calls {
         // A server that is paused hears of a request after it wakes, which may be after the session has ended: only an
         // answer before the end shows that the request was heard by then.
@@ -369,8 +371,9 @@ fn expiry_not_early(history: &History, replay: &Replay<'_>, expiry: Expiry) -> V
         if replay.closed.get(&call.session).is_some_and(|(end, _)| reply.at > *end) {
             continue;
         }
+        let known_at = history.awake_before(call.server, call.sent, expiry.unheard_ms * MS);
         let last = heard.entry(call.session).or_default();
-        *last = call.sent.max(*last);
+        *last = (known_at, call.sent).max(*last);
     }
     let mut timeouts: HashMap<i64, i32> = HashMap::new();
     for seen in history.seen.iter().flatten() {
@@ -385,12 +388,12 @@ fn expiry_not_early(history: &History, replay: &Replay<'_>, expiry: Expiry) -> V
         }
     }
     for (session, (at, expired)) in &replay.closed {
-        let (Some(&last), Some(&timeout_ms), true) = (heard.get(session), timeouts.get(session), expired)
+        let (Some(&(known_at, last)), Some(&timeout_ms), true) =
+            (heard.get(session), timeouts.get(session), expired)
         else {
             continue;
         };
-        let least_ms = (timeout_ms as u64 * 1000 / expiry.fast).saturating_sub(expiry.unheard_ms);
-        if *at < last + least_ms * MS {
+        if *at < known_at + timeout_ms as u64 * 1000 / expiry.fast * MS {
             return Err(format!(
                 "the session {session:#x} with a time-out of {timeout_ms} ms expired {} ms after it was heard of",
                 (at - last.min(*at)) / MS

@@ -222,7 +222,7 @@ impl Client {
         let session = self.session.map_or(0, |s| s.id);
         k.mix(frame.len() as u64 + ((xid as u64) << 20));
         k.tell(|| format!("client {} sends {xid} of {session:#x}: {:?}", self.id, op.code()));
-        let index = h.send(self.id, session, xid, op, k.now);
+        let index = h.send(self.id, self.server, session, xid, op, k.now);
         self.pending.push_back(index);
         self.sent = k.now;
         k.net.send(k.now, conn, Side::Dialer, frame);

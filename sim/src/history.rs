@@ -8,6 +8,8 @@ use crate::time::Time;
 pub struct Call {
     /// Who asked.
     pub client: usize,
+    /// The server that was asked.
+    pub server: usize,
     /// Its session.
     pub session: i64,
     /// Its number of the request.
@@ -80,18 +82,63 @@ pub struct History {
     pub seen: Vec<Vec<Seen>>,
     /// The highest zxid of an acknowledged write.
     pub known: i64,
+    /// When servers stood still.
+    pub still: Vec<Still>,
+}
+
+/// A server stood still.
+#[derive(Clone, Copy, Debug)]
+pub struct Still {
+    /// Which.
+    pub server: usize,
+    /// From then on.
+    pub from: Time,
+    /// Until then.
+    pub to: Time,
 }
 
 impl History {
     /// A history of `clients`.
     pub fn new(clients: usize) -> History {
-        History { calls: Vec::new(), seen: vec![Vec::new(); clients], known: 0 }
+        History { calls: Vec::new(), seen: vec![Vec::new(); clients], known: 0, still: Vec::new() }
     }
 
-    /// A request is sent. Returns its index.
-    pub fn send(&mut self, client: usize, session: i64, xid: i32, op: Op, sent: Time) -> usize {
-        self.calls.push(Call { client, session, xid, op, sent, known: self.known, reply: None });
+    /// A request is sent to a server. Returns its index.
+    pub fn send(
+        &mut self,
+        client: usize,
+        server: usize,
+        session: i64,
+        xid: i32,
+        op: Op,
+        sent: Time,
+    ) -> usize {
+        self.calls.push(Call { client, server, session, xid, op, sent, known: self.known, reply: None });
         self.calls.len() - 1
+    }
+
+    /// A server stands still; what was to come of a time before is over.
+    pub fn stand_still(&mut self, still: Still) {
+        for before in self.still.iter_mut().filter(|s| s.server == still.server) {
+            before.to = before.to.min(still.from);
+        }
+        self.still.push(still);
+    }
+
+    /// The time that lies `ns` before `at`, of the time in which the server did not stand still.
+    pub fn awake_before(&self, server: usize, at: Time, ns: Time) -> Time {
+        let (mut at, mut left) = (at, ns);
+        for still in self.still.iter().rev().filter(|s| s.server == server) {
+            if still.from >= at {
+                continue;
+            }
+            let awake = at.saturating_sub(still.to);
+            if awake >= left {
+                break;
+            }
+            (at, left) = (still.from, left - awake);
+        }
+        at.saturating_sub(left)
     }
 
     /// The reply to call `index` arrives.

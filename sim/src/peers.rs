@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use wal::{Appender, Superblock};
-use zab::Service;
+use zab::{Records, Service};
 
 /// What a message on a link is: its first byte.
 const PACKETS: u8 = 0;
@@ -130,18 +130,10 @@ impl Server {
                 }
             }
             Output::Propose { links, records } => {
-                let mut bytes = Vec::new();
-                records
-                    .iter()
-                    .for_each(|(zxid, record)| FromLeader::Proposal { zxid, record }.encode(&mut bytes));
-                links.iter().for_each(|link| self.send_packets(k, link.0, &bytes));
+                self.send_records(k, &links, &records, |zxid, record| FromLeader::Proposal { zxid, record });
             }
             Output::Inform { links, records } => {
-                let mut bytes = Vec::new();
-                records
-                    .iter()
-                    .for_each(|(zxid, record)| FromLeader::Inform { zxid, record }.encode(&mut bytes));
-                links.iter().for_each(|link| self.send_packets(k, link.0, &bytes));
+                self.send_records(k, &links, &records, |zxid, record| FromLeader::Inform { zxid, record });
             }
             Output::SendLog { link, after, upto } => self.send_log(k, link.0, after, upto),
             Output::SendSnapshot { link } => self.begin_stream(k, link.0),
@@ -455,6 +447,19 @@ impl Server {
         p.received = Some(conn);
         self.fuzzy_until = end;
         self.step(k, Input::SnapshotReceived { link: LinkId(conn), applier, complete: true });
+    }
+
+    /// One packet for each record, to each of the links.
+    fn send_records(
+        &mut self,
+        k: &mut Kernel,
+        links: &[LinkId],
+        records: &Records,
+        packet: impl for<'a> Fn(Zxid, &'a [u8]) -> FromLeader<'a>,
+    ) {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|(zxid, record)| packet(zxid, record).encode(&mut bytes));
+        links.iter().for_each(|link| self.send_packets(k, link.0, &bytes));
     }
 
     fn send_packets(&mut self, k: &mut Kernel, conn: Conn, packets: &[u8]) {

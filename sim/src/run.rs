@@ -5,7 +5,7 @@ use crate::check::{self, Expiry};
 use crate::client::{Client, Mode};
 use crate::coverage::{Coverage, Point};
 use crate::fault::{self, Fault, Planned};
-use crate::history::History;
+use crate::history::{History, Still};
 use crate::kernel::{Event, Kernel};
 use crate::net::{Net, Port};
 use crate::rng::Rng;
@@ -365,6 +365,7 @@ impl World {
             Fault::Pause { server } => {
                 point = Some(Point::Pause);
                 self.servers[server].paused_until = now + lasts;
+                self.h.stand_still(Still { server, from: now, to: now + lasts });
             }
             Fault::Cut { links, whole, one_port } => {
                 self.k.hit(if whole { Point::CutWhole } else { Point::CutOneWay });
@@ -528,7 +529,8 @@ impl World {
     fn judge_end(&mut self, silent: &[i64]) {
         let now = self.k.now;
         let truth = std::mem::take(&mut self.k.judge.book.truth);
-        // A learner that the leader can't reach serves until it notices (syncLimit), and what it hears is not heard.
+        // A server that the leader can't reach serves until it notices (syncLimit), and what it hears is not heard. While it
+        // stands still it notices nothing.
         let unheard_ms = if self.servers.len() > 1 { 7 * self.setting.tick_ms } else { 0 };
         let model = match check::check(&self.h, &truth, Expiry { fast: 1101, unheard_ms }) {
             Ok(model) => model,

@@ -3,7 +3,7 @@
 use proto::peer::{AuthIds, Packet};
 use sim::book::{Fact, Judge};
 use sim::check::{Entry, Expiry, check};
-use sim::history::{History, Reply, Seen};
+use sim::history::{History, Reply, Seen, Still};
 use sim::op::Op;
 use sim::run::{Job, run};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ fn right() -> (History, Vec<Entry>) {
     h.seen[0].push(Seen::Connected { session: 5, timeout_ms: 1000, at: 0, resumed: false });
     let mut model = sim::model::Model::default();
     let ask = |h: &mut History, zxid: i64, xid: i32, op: Op, body: Vec<u8>| {
-        let index = h.send(0, 5, xid, op, xid as u64);
+        let index = h.send(0, 0, 5, xid, op, xid as u64);
         h.reply(index, Reply { at: xid as u64, zxid, err: 0, body });
     };
     use proto::jute::Put;
@@ -165,23 +165,76 @@ fn a_session_that_ends_early_is_found() {
     check(&h, &truth, EXPIRY).expect("1.5 s are more than its time-out");
 }
 
+/// What a server hears may be unheard by the leader for so long as the server needs to notice that they are apart, and while it
+/// stands still it notices nothing.
+#[test]
+fn what_a_server_hears_that_stood_still_may_be_unheard() {
+    let still = |server, from, to| Still { server, from, to };
+    let mut h = History::new(1);
+    assert_eq!(h.awake_before(0, 100, 30), 70);
+    h.stand_still(still(0, 50, 90));
+    h.stand_still(still(1, 0, 100));
+    for (at, ns, then) in
+        [(100, 0, 100), (100, 10, 90), (100, 30, 30), (70, 0, 70), (70, 10, 40), (40, 10, 30)]
+    {
+        assert_eq!(h.awake_before(0, at, ns), then, "{ns} before {at}");
+    }
+    // It is stopped again, while it stands still, and wakes earlier; then for a third time.
+    h.stand_still(still(0, 60, 65));
+    h.stand_still(still(0, 80, 90));
+    assert_eq!(h.awake_before(0, 100, 30), 45);
+
+    let (mut h, mut truth) = right();
+    h.calls.pop();
+    h.seen[0].pop();
+    let mut record = truth[3].record.to_vec();
+    record[8..12].fill(0);
+    // Last used at 4 ns, with a time-out of 1 s: the leader has known of it at 0 at the earliest.
+    truth[3] = Entry { record: Arc::from(record), at: 600_000_000, ..truth[3].clone() };
+    let apart = Expiry { fast: 1000, unheard_ms: 500 };
+    for call in &mut h.calls {
+        call.sent += 550_000_000;
+        call.reply.as_mut().unwrap().at += 550_000_000;
+    }
+    check(&h, &truth, apart).map(drop).expect_err("at 50 ms it was heard of, and 600 ms are too early");
+    h.stand_still(still(1, 0, 550_000_000));
+    check(&h, &truth, apart).map(drop).expect_err("another server stood still");
+    truth[3].at = 1_020_000_000;
+    check(&h, &truth, apart).map(drop).expect_err("1020 ms are too early too");
+    h.stand_still(still(0, 0, 550_000_000));
+    check(&h, &truth, apart).expect("its server stood still all the time");
+}
+
 #[test]
 fn each_invariant_is_asked() {
     use proto::peer::kind;
     use proto::{Epoch, Zxid};
     let z = |n: u64| Zxid::from_u64(n);
+    let logged = |server: usize, zxid: Zxid| {
+        [Fact::Appended { server, zxid, record: b"a" }, Fact::Durable { server, upto: zxid }]
+    };
+    // Txn 1 is committed by the servers 0 and 1, then this happens.
+    let committed = |then: &[Fact<'static>]| -> Vec<Fact<'static>> {
+        let applied = Fact::Applied { server: 0, zxid: z(1), record: b"a" };
+        [&logged(0, z(1))[..], &logged(1, z(1)), &[applied], then].concat()
+    };
+    let epochs = |server, n| Fact::Epochs { server, accepted: Epoch(n), current: Epoch(n) };
+    // The others have committed a txn in `epoch`; `server`, which has stood still, begins its reign in another one.
+    let reign = |epoch: u32, own: u32, then: Fact<'static>| -> Vec<Fact<'static>> {
+        let zxid = Zxid::new(Epoch(epoch), 1);
+        let applied = Fact::Applied { server: 0, zxid, record: b"a" };
+        let in_own = [epochs(0, own), epochs(2, own), epochs(0, own.max(epoch)), epochs(1, epoch)];
+        [&in_own[..], &logged(0, zxid), &logged(1, zxid), &[applied, then]].concat()
+    };
+    // These servers enter epoch 1, one of them loses its disk, then another one is told UPTODATE; server 3 does not vote.
+    let entered = |servers: &[usize], wiped: Option<usize>| -> Vec<Fact<'static>> {
+        let begun = Zxid::new(Epoch(1), 0);
+        let lost = wiped.map(|server| Fact::Died { server, wiped: true });
+        let told = [sent(0, 2, 9, kind::NEWLEADER, begun), sent(0, 2, 9, kind::UPTODATE, begun)];
+        servers.iter().map(|&s| epochs(s, 1)).chain(lost).chain(told).collect()
+    };
     let cases: Vec<(&str, Vec<Fact<'_>>)> = vec![
-        (
-            "PrefixConsistency",
-            vec![
-                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
-                Fact::Durable { server: 0, upto: z(1) },
-                Fact::Appended { server: 1, zxid: z(1), record: b"a" },
-                Fact::Durable { server: 1, upto: z(1) },
-                Fact::Applied { server: 0, zxid: z(1), record: b"a" },
-                Fact::Applied { server: 1, zxid: z(1), record: b"b" },
-            ],
-        ),
+        ("PrefixConsistency", committed(&[Fact::Applied { server: 1, zxid: z(1), record: b"b" }])),
         (
             "Integrity",
             vec![
@@ -206,34 +259,33 @@ fn each_invariant_is_asked() {
         ),
         ("EpochsCoverTheLog", vec![Fact::Appended { server: 0, zxid: Zxid::new(Epoch(1), 1), record: b"a" }]),
         ("OnlyCommittedIsSeen", vec![Fact::Replied { server: 0, session: 1, zxid: z(1) }]),
+        ("NothingCommittedIsCut", committed(&[Fact::Recovered { server: 0, base: z(0), end: z(0) }])),
         (
             "NothingCommittedIsCut",
-            vec![
-                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
-                Fact::Durable { server: 0, upto: z(1) },
-                Fact::Appended { server: 1, zxid: z(1), record: b"a" },
-                Fact::Durable { server: 1, upto: z(1) },
-                Fact::Applied { server: 0, zxid: z(1), record: b"a" },
-                Fact::Recovered { server: 0, base: z(0), end: z(0) },
-            ],
-        ),
-        (
-            "NothingCommittedIsCut",
-            vec![
-                Fact::Appended { server: 0, zxid: z(1), record: b"a" },
-                Fact::Durable { server: 0, upto: z(1) },
-                Fact::Appended { server: 1, zxid: z(1), record: b"a" },
-                Fact::Durable { server: 1, upto: z(1) },
-                Fact::Applied { server: 0, zxid: z(1), record: b"a" },
-                // A tree that lacks the first txn takes the place of one that has it, whatever its zxid says.
+            // A tree that lacks the first txn takes the place of one that has it, whatever its zxid says.
+            committed(&[
                 sent(2, 0, 9, kind::SNAP, z(0)),
                 sent(2, 0, 9, kind::PROPOSAL, z(2)),
                 Fact::Installs { server: 0, link: 9, base: z(2) },
-            ],
+            ]),
         ),
+        (
+            "LeaderIsComplete",
+            reign(2, 3, Fact::Serves { server: 2, service: Service::Leading, applied: z(0) }),
+        ),
+        ("", reign(2, 1, Fact::Serves { server: 2, service: Service::Leading, applied: z(0) })),
+        (
+            "PrimaryIntegrity",
+            reign(2, 3, Fact::Appended { server: 2, zxid: Zxid::new(Epoch(3), 1), record: b"c" }),
+        ),
+        ("", reign(2, 1, Fact::Appended { server: 2, zxid: Zxid::new(Epoch(1), 1), record: b"c" })),
+        ("UpToDateAfterAQuorum", entered(&[0], Some(0))),
+        ("UpToDateAfterAQuorum", entered(&[0, 3], None)),
+        // Who has lost its disk since has entered nevertheless.
+        ("", entered(&[0, 1], Some(1))),
     ];
     for (name, facts) in cases {
-        let mut judge = Judge::new(3, 3);
+        let mut judge = Judge::new(4, 3);
         facts.iter().for_each(|f| judge.observe(0, f));
         let found = judge.violation.map(|v| v.what).unwrap_or_default();
         assert_eq!(found, name);

@@ -1,4 +1,4 @@
-//! I8: UPTODATE goes out only when a quorum has the epoch's history on disk.
+//! I8: UPTODATE goes out only when a quorum has entered the epoch: its history is on their disks, or was on one that is lost.
 
 use crate::book::{Book, Fact};
 use crate::invariants::Invariant;
@@ -21,9 +21,9 @@ impl Invariant for UpToDateAfterAQuorum {
         let Some(epoch) = book.links.get(&link).and_then(|l| l.new_leader) else {
             return Err(format!("{from} says UPTODATE before NEWLEADER"));
         };
-        if book.is_quorum(|v| v.epochs.1 >= epoch) {
+        if book.has_entered(epoch) {
             return Ok(());
         }
-        Err(format!("{from} says UPTODATE in epoch {epoch}, which no quorum has on disk"))
+        Err(format!("{from} says UPTODATE in epoch {epoch}, which no quorum has entered"))
     }
 }

@@ -1,4 +1,4 @@
-//! I9: clients are served only when a quorum has the epoch's history on disk, by a learner only behind UPTODATE.
+//! I9: clients are served only when a quorum has entered the epoch, by a learner only behind UPTODATE.
 
 use crate::book::{Book, Fact, LinkView};
 use crate::invariants::Invariant;
@@ -18,9 +18,9 @@ impl Invariant for ServiceAfterAgreement {
         let epoch = book.servers[server].epochs.1;
         match service {
             Service::None | Service::ReadOnly => Ok(()),
-            Service::Leading if book.is_quorum(|v| v.epochs.1 >= epoch) => Ok(()),
+            Service::Leading if book.has_entered(epoch) => Ok(()),
             Service::Leading => {
-                Err(format!("{server} serves as leader of {epoch}, which no quorum has on disk"))
+                Err(format!("{server} serves as leader of {epoch}, which no quorum has entered"))
             }
             Service::Following | Service::Observing => {
                 let told = |l: &LinkView| l.learner == server && l.up_to_date && l.new_leader == Some(epoch);

@@ -21,7 +21,8 @@ impl Invariant for PrimaryIntegrity {
         match *fact {
             Fact::Appended { server, zxid, .. } if !self.began.contains_key(&zxid.epoch()) => {
                 let view = &book.servers[server];
-                let missing = book.truth.iter().map(|e| Zxid::from_wire(e.zxid)).find(|&z| !view.has(z));
+                let lacks = |z: &Zxid| z.epoch() < zxid.epoch() && !view.has(*z);
+                let missing = book.truth.iter().map(|e| Zxid::from_wire(e.zxid)).find(lacks);
                 self.began.insert(zxid.epoch(), view.log.iter().copied().collect());
                 match missing {
                     Some(z) => Err(format!("{server} begins epoch {} without {z}", zxid.epoch())),
