@@ -444,7 +444,7 @@ pub static KEYS: &[Key] = &[
     key(Operations, "admin.idleTimeout", Both, Int(1, 600_000), "30000", Honoured, "ms until a connection to the admin interface that says nothing is closed"),
     key(Operations, "admin.commandURL", Both, Text, "/commands", Honoured, "path in front of the commands"),
     key(Operations, "admin.snapshot.enabled", Both, ExactFalse, "true", Honoured, "whether the command snapshot answers"),
-    unread(Operations, "admin.restore.enabled", "true", Ignored, "the command restore is refused in this version: a running server is not replaced; start from an Apache snapshot in version-2 instead"),
+    key(Operations, "admin.restore.enabled", Both, ExactFalse, "true", Honoured, "whether the command restore answers"),
     key(Operations, "admin.rateLimiterIntervalInMS", Both, Int(0, I32), "300000", Honoured, "time between two restores in ms, and between two snapshots in µs, as in ZooKeeper"),
     unread(Operations, "admin.httpVersion", "11", Silent, "the interface speaks HTTP/1.1 and 1.0"),
     unread(Operations, "admin.portUnification", "false", Refused, NO_TLS),

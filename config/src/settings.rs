@@ -72,6 +72,8 @@ pub struct Admin {
     pub idle_timeout_ms: u32,
     /// Whether `snapshot` answers.
     pub snapshot_enabled: bool,
+    /// Whether `restore` answers.
+    pub restore_enabled: bool,
     /// Between two restores in ms, and between two snapshots in µs (so it is in ZooKeeper).
     pub rate_limit: u32,
 }

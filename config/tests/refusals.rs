@@ -311,8 +311,6 @@ fn the_words_that_are_no_booleans() {
 #[test]
 fn what_this_version_lacks_warns_only_those_who_ask_for_it() {
     for (line, level) in [
-        ("admin.restore.enabled=true", Level::Info),
-        ("admin.restore.enabled=false", Level::Warning),
         ("audit.impl.class=my.Own", Level::Warning),
         ("metricsProvider.nonsense=1", Level::Warning),
         ("db.autocreate=false", Level::Warning),

@@ -4,7 +4,7 @@
 //! answers; what touches the tree or the disk runs on a few threads of its own, so that a slow command delays no
 //! other. Requests of clients never come here, and a failure here never reaches them: the server goes on without.
 //!
-//! Nothing here changes what is replicated. Who may ask:
+//! Nothing here changes what is replicated, but `restore`. Who may ask:
 //! - a browser only for pages of this interface itself: requests that come from other sites are refused, and so is an
 //!   unknown name of this host while only this machine may ask (a page elsewhere can make a name point here);
 //! - commands that Apache protects need its credential, and so does what changes the log.
@@ -15,6 +15,7 @@ mod ensemble;
 mod health;
 pub mod json;
 mod page;
+pub mod restore;
 mod snapshot;
 
 pub use commands::names as command_names;
@@ -54,6 +55,8 @@ pub struct Shared {
     properties: Vec<(String, String)>,
     snapshots: RateLimit,
     snapshot_running: Mutex<()>,
+    restores: RateLimit,
+    restore_running: Semaphore,
     /// Only this machine can ask, by one of its own names.
     loopback: bool,
 }
@@ -61,6 +64,11 @@ pub struct Shared {
 impl Shared {
     fn core(&self) -> Option<Arc<Core>> {
         self.core.get().filter(|_| self.progress.phase() == Phase::Serving).cloned()
+    }
+
+    /// What stands in front of the commands.
+    fn command_url(&self) -> &str {
+        self.settings.operations.admin.as_ref().map_or("/commands", |a| a.command_url.as_str())
     }
 
     /// The server serves.
@@ -136,6 +144,8 @@ pub fn start(settings: Arc<Settings>, properties: Vec<(String, String)>) -> Resu
         properties,
         snapshots: RateLimit::default(),
         snapshot_running: Mutex::new(()),
+        restores: RateLimit::default(),
+        restore_running: Semaphore::new(1),
         loopback,
     });
     if !doors.is_empty() {
@@ -223,8 +233,16 @@ async fn handle(
     let (head, body) = request.into_parts();
     let answer = match refuse(&shared, door, &head) {
         Some(refusal) => refusal,
+        None if door == Door::Admin && restore::is_asked(&shared, &head) => {
+            let asked = restore::Asked {
+                query: parse_query(head.uri.query().unwrap_or_default()),
+                authorization: authorization(&head.headers).map(str::to_owned),
+                from: from.ip(),
+            };
+            restore::answer(shared.clone(), asked, body).await
+        }
         None => {
-            // No command takes a body; one that comes is read, so that the connection can go on, up to a bound.
+            // No other command takes a body; one that comes is read, so that the connection can go on, up to a bound.
             let read = Limited::new(body, limits::ADMIN_BODY_BYTES).collect();
             match tokio::time::timeout(limits::ADMIN_BODY_TIME, read).await {
                 Err(_) => Answer::text(408, "the body takes too long\n"),
@@ -300,7 +318,7 @@ fn route(shared: &Arc<Shared>, door: Door, from: SocketAddr, head: &hyper::http:
         return Answer::text(404, "there is only /metrics here\n");
     }
     let query = parse_query(head.uri.query().unwrap_or_default());
-    let url = shared.settings.operations.admin.as_ref().map_or("/commands", |a| a.command_url.as_str());
+    let url = shared.command_url();
     match path {
         "/livez" if !post => live(shared),
         "/readyz" if !post => ready(shared),

@@ -152,6 +152,7 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         data.subdir("snapshot").map_err(|e| dir_failure(data.path(), "make snapshot/ in", &e))?;
     let log_dir = log_home.subdir("log").map_err(|e| dir_failure(log_home.path(), "make log/ in", &e))?;
     let directories = [snapshot_dir.path().to_owned(), log_dir.path().to_owned()];
+    admin::restore::sweep(&directories[0]);
 
     // Beside the start, which it does not hold up.
     let disk = match settings.operations.disk_check {
@@ -487,7 +488,7 @@ fn bind_peer(text: &str) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// What the settings mean for the node of an ensemble's server.
-fn zab_config(settings: &Settings, ensemble: &Ensemble) -> zab::Ensemble {
+pub fn zab_config(settings: &Settings, ensemble: &Ensemble) -> zab::Ensemble {
     let ids = |role| ensemble.members.values().filter(move |m| m.role == role).map(|m| m.id);
     zab::Ensemble {
         me: ensemble.my_id,
@@ -525,7 +526,8 @@ fn schemes(settings: &Settings) -> Schemes {
 /// Apache's number of a server that runs alone: the top byte of its session ids.
 const ALONE: ServerId = ServerId(1);
 
-fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
+/// What the settings mean for the node.
+pub fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
     let ms = |n: u32| n.min(i32::MAX as u32) as i32;
     Config {
         me: settings.ensemble().map_or(ALONE, |e| e.my_id),

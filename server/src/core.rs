@@ -3,6 +3,10 @@
 //! Whoever has work for the node puts it into the inbox and tries the lock. Who gets it steps the node through
 //! everything that waits; who does not can go on, for the holder looks into the inbox once more after it let go.
 
+mod replace;
+
+pub use replace::NotReplaced;
+
 use crate::accounting::{Gone, Namespaces};
 use crate::audit;
 use crate::conn::{AttachedSession, Conn, ConnTable};
@@ -85,6 +89,8 @@ pub struct Core {
     runner: Mutex<Runner>,
     /// A [`Service`]; without meaning when this server runs alone.
     service: AtomicU8,
+    /// How often this server has begun to serve as leader.
+    led: AtomicU64,
     /// For the threads that tasks start.
     me: Weak<Core>,
 }
@@ -301,6 +307,7 @@ impl Core {
             tasks: Mutex::default(),
             runner: Mutex::default(),
             service: AtomicU8::new(Service::None as u8),
+            led: AtomicU64::new(0),
             me,
         }
     }
@@ -684,6 +691,9 @@ impl Core {
     /// What this server does for clients from now on.
     fn serve(&self, service: Service) {
         let was = self.service.swap(service as u8, Ordering::SeqCst);
+        if service == Service::Leading {
+            self.led.fetch_add(1, Ordering::SeqCst);
+        }
         if was != service as u8 {
             match service {
                 Service::None => {
@@ -693,9 +703,13 @@ impl Core {
             }
         }
         if service == Service::None {
-            for conn in self.conns.all() {
-                conn.cut();
-            }
+            self.cut_clients();
+        }
+    }
+
+    fn cut_clients(&self) {
+        for conn in self.conns.all() {
+            conn.cut();
         }
     }
 

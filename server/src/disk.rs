@@ -81,6 +81,31 @@ pub fn load_newest(
     Ok(Zxid::ZERO)
 }
 
+/// Bytes of records taken from a tree in one slice.
+const SLICE_BYTES: usize = 64 << 10;
+
+/// Gives everything that `walk` finds in `tree` to the importer of another one.
+///
+/// # Errors
+/// When a part does not fit: never, for what a tree gives.
+pub fn copy(
+    tree: &Tree,
+    walk: &mut engine::Walk,
+    importer: &engine::Importer<'_>,
+) -> Result<(), engine::ImportError> {
+    let mut slice = Vec::with_capacity(SLICE_BYTES + 4096);
+    loop {
+        slice.clear();
+        let part = walk.next(tree, SLICE_BYTES, &mut slice);
+        match part.kind {
+            engine::WalkKind::Sessions => importer.sessions(&slice, part.count)?,
+            engine::WalkKind::Acls => importer.acls(&slice, part.count)?,
+            engine::WalkKind::Nodes => importer.nodes(&slice, part.count)?,
+            engine::WalkKind::Done => return Ok(()),
+        }
+    }
+}
+
 /// After the replay over the snapshot that begins at `start` and needs the log up to `end`: whether that is the state.
 pub fn check_tree(settings: &Settings, tree: &Tree, start: Zxid, end: Zxid) -> Result<(), Failure> {
     if tree.applied() < end {

@@ -57,7 +57,11 @@ pub const ADMIN_BODY_TIME: std::time::Duration = std::time::Duration::from_secs(
 /// minute for ever.
 pub const ADMIN_CONNECTION_TIME: std::time::Duration = std::time::Duration::from_secs(900);
 
-/// Pieces of a snapshot that wait for a client of the admin interface.
+/// How long a leader that restored a state may look for a majority besides `initLimit` ticks for the followers to take it:
+/// an election among servers that have just lost their leader.
+pub const RESTORE_ELECTION: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Pieces of a snapshot that wait for a client of the admin interface, or of one for this server.
 pub const ADMIN_PIECES: usize = 4;
 
 /// An event loop that has not come round for this long is stuck, in ms: far more than any batch takes, less than an

@@ -175,6 +175,13 @@ pub enum DiskJob {
     },
 }
 
+/// A state that is durable and about to take the place of the server's.
+pub struct Replacing<'a> {
+    zxid: Zxid,
+    bytes: u64,
+    _still: MutexGuard<'a, ()>,
+}
+
 /// Two numbers from the system's randomness, for the snapshot rule.
 pub fn chance() -> Chance {
     Chance { count: random(), bytes: random() }
@@ -490,6 +497,56 @@ impl LogQueue {
         durable
     }
 
+    /// Writes `state` as the snapshot at `zxid`, for [`LogQueue::end_replace`]. Nobody steps the node meanwhile, and no other
+    /// snapshot is begun until what this returns is dropped. From here on a start finds the new state: the log ends before
+    /// `zxid`, and is begun anew behind it.
+    ///
+    /// # Errors
+    /// The snapshot could not be written, and nothing has changed.
+    pub fn begin_replace(
+        &self,
+        core: &Core,
+        state: &engine::Tree,
+        zxid: Zxid,
+    ) -> Result<Replacing<'_>, crate::snapshots::Failure> {
+        let still = self.still();
+        let written = self.snapshots.write_as(zxid, state, &|| core.clock().now().wall);
+        if let Err(e @ crate::snapshots::Failure::Undecided(_)) = &written {
+            // Going on would give its zxid to another transaction, and the next start would take the snapshot for that.
+            die_of(&e.to_string());
+        }
+        let bytes = written?;
+        Ok(Replacing { zxid, bytes, _still: still })
+    }
+
+    /// Begins the log behind that snapshot. What waited to be written is dropped: nobody has heard of it. A server that
+    /// runs alone goes on in the epoch of `zxid`, and records it.
+    pub fn end_replace(&self, replacing: Replacing<'_>, alone: bool) -> Durable {
+        let Replacing { zxid, bytes, _still } = replacing;
+        {
+            let mut writer = self.writer.lock();
+            let mut queue = self.queue.lock();
+            self.queued.fetch_sub(queue.len(), Ordering::SeqCst);
+            queue.clear();
+            writer.waiting.clear();
+        }
+        let durable = self.cut(zxid);
+        assert_eq!(durable.upto(), zxid, "the log begins behind the snapshot");
+        if alone && self.superblock.lock().contents().current_epoch < zxid.epoch() {
+            self.persist_epochs(zxid.epoch(), Some((zxid.epoch(), durable))).unwrap_or_else(|e| die(&e));
+        }
+        if let Err(e) = self.snapshots.with_catalogue(|catalogue| catalogue.retire_before(zxid)) {
+            tracing::warn!("older snapshots stay: {}", with_causes(&e));
+        }
+        self.writer.lock().policy.completed(bytes);
+        durable
+    }
+
+    /// The epochs that are recorded.
+    pub fn epochs(&self) -> DurableEpochs {
+        self.superblock.lock().epochs()
+    }
+
     /// Gives the records of the log behind `after`, up to `upto`, to `take`. Writing goes on meanwhile.
     ///
     /// # Errors
@@ -629,8 +686,8 @@ impl LogQueue {
                     drop(writer);
                     self.retire(core);
                 }
-                // The server stops, or the tree is about to be another one.
-                Err(crate::snapshots::Failure::Stopped) => {}
+                // The server stops, or the tree is about to be another one. Only a restore's can be undecided.
+                Err(crate::snapshots::Failure::Stopped | crate::snapshots::Failure::Undecided(_)) => {}
                 Err(crate::snapshots::Failure::Write(e)) => {
                     core.stats.add(Counter::SnapshotErrors, 1);
                     tracing::error!("no snapshot was written, the log keeps everything: {}", with_causes(&e));

@@ -110,7 +110,7 @@ const BASIC: [(&str, Source); 42] = [
     ("fsynctime", measured!(Ms, Sync)),
     ("snapshottime", measured!(Ms, Snapshot)),
     ("dbinittime", measured!(Ms, Recovery)),
-    ("restore_time", NONE),
+    ("restore_time", measured!(Ms, Restore)),
     ("follower_sync_time", NONE),
     ("observer_sync_time", NONE),
     ("election_time", NONE),

@@ -92,6 +92,11 @@ impl Requests {
         }
     }
 
+    /// What is in flight will never be applied.
+    pub fn forget(&self) {
+        self.traces.lock().clear();
+    }
+
     /// Notes a write that took too long, answered at `now`.
     pub fn slow_write(&self, core: &Core, conn: &Conn, op: i32, zxid: Zxid, received: Instant, now: Instant) {
         let mut stages = Vec::new();

@@ -50,6 +50,8 @@ pub enum Failure {
     Write(snapshot::Error),
     /// The server stops, or the tree is about to be another one.
     Stopped,
+    /// It failed when it may have had its name, and could not be taken back: the next start may find it.
+    Undecided(std::io::Error),
 }
 
 impl std::fmt::Display for Failure {
@@ -57,6 +59,7 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Write(e) => f.write_str(&crate::boot::with_causes(e)),
             Failure::Stopped => f.write_str("the server stops"),
+            Failure::Undecided(e) => write!(f, "a snapshot that failed can't be removed: {e}"),
         }
     }
 }
@@ -82,12 +85,41 @@ impl Snapshots {
         give_up: &dyn Fn() -> bool,
         beside: Option<Beside>,
     ) -> Result<u64, Failure> {
+        self.write_at(None, tree, now, give_up, beside)
+    }
+
+    /// The same, of a tree that stands still and is to be the state at `zxid`, whatever it says itself. If it can't be
+    /// written, no file of that name is left: the server goes on and gives the zxid to something else.
+    pub fn write_as(&self, zxid: Zxid, tree: &Tree, now: &dyn Fn() -> WallMs) -> Result<u64, Failure> {
+        self.write_at(Some(zxid), tree, now, &|| false, None).map_err(|why| match self.withdraw(zxid) {
+            Ok(()) => why,
+            Err(e) => Failure::Undecided(e),
+        })
+    }
+
+    /// Removes the snapshot at `zxid`, which may have got its name before something failed.
+    fn withdraw(&self, zxid: Zxid) -> std::io::Result<()> {
+        match self.dir.unlink(&snapshot::name_of(zxid)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+        self.dir.sync()
+    }
+
+    fn write_at(
+        &self,
+        at: Option<Zxid>,
+        tree: &Tree,
+        now: &dyn Fn() -> WallMs,
+        give_up: &dyn Fn() -> bool,
+        beside: Option<Beside>,
+    ) -> Result<u64, Failure> {
         let started = Instant::now();
         let mut walk = tree.walk();
         let header = Header {
             cluster: cluster_bytes(self.cluster),
             server: self.server,
-            start: walk.start(),
+            start: at.unwrap_or(walk.start()),
             written: now(),
         };
         let pace = Box::new(|_written: u64| ControlFlow::Continue(()));
@@ -131,6 +163,7 @@ impl Snapshots {
             return Err(Failure::Stopped);
         }
         let (end, digest) = walk.end().expect("a walk that is done has an end");
+        let end = at.unwrap_or(end);
         let digest =
             tree.config().digest_enabled.then_some(Digest { version: DIGEST_VERSION as u32, value: digest });
         let entry = writer.finish(end, digest, now()).map_err(Failure::Write)?;
@@ -173,4 +206,45 @@ pub fn cluster_bytes(cluster: u64) -> [u8; 16] {
     let mut out = [0; 16];
     out[8..].copy_from_slice(&cluster.to_be_bytes());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{Epoch, ServerId};
+    use vfs::mem::{Disk, Failure as DiskFailure};
+
+    /// A failure at each operation of the disk: a state that was reported as not written is found by no start, whatever
+    /// of the directory a power cut keeps.
+    #[test]
+    fn a_state_that_could_not_be_written_never_comes_back() {
+        let zxid = Zxid::new(Epoch(1), 9);
+        let (tree, _applier) = engine::new(engine::TreeConfig::default());
+        let (mut refused, mut undecided) = (0, 0);
+        for operation in 0.. {
+            let disk = Disk::new();
+            let dir = disk.dir("snapshot");
+            let catalogue = Catalogue::open(dir.clone(), None).unwrap();
+            let snapshots = Snapshots::new(dir, catalogue, 7, ServerId(1));
+            disk.fail(operation, DiskFailure::Eio);
+            let written = snapshots.write_as(zxid, &tree, &|| WallMs(0));
+            let found = |keep: bool| {
+                let disk = disk.crash(&mut |_| keep);
+                let catalogue = Catalogue::open(disk.dir("snapshot"), None).unwrap();
+                catalogue.entries().len()
+            };
+            match written {
+                Ok(_) => {
+                    assert_eq!((found(false), found(true)), (1, 1), "it was reported as durable");
+                    break;
+                }
+                Err(Failure::Undecided(_)) => undecided += 1,
+                Err(_) => {
+                    assert_eq!((found(false), found(true)), (0, 0), "failure at {operation}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 2, "{refused} failures were reported, {undecided} ended the process");
+    }
 }

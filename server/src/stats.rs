@@ -120,6 +120,8 @@ pub enum Measure {
     ApplyRun,
     /// A snapshot.
     Snapshot,
+    /// A restore, from its request to its answer.
+    Restore,
     /// The start: snapshot and log.
     Recovery,
     /// Its first part: loading the snapshot.

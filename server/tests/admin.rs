@@ -330,7 +330,7 @@ fn a_snapshot_needs_a_credential_is_limited_and_starts_another_server() {
     assert_eq!(http(server.admin, "POST", "/commands/snapshot", &["Authorization: ip"]).status, 405);
     let restore = http(server.admin, "POST", "/commands/restore", &[]);
     assert_eq!(restore.status, 401);
-    assert_eq!(http(server.admin, "POST", "/commands/restore", &["Authorization: ip"]).status, 501);
+    assert_eq!(http(server.admin, "POST", "/commands/restore", &["Authorization: ip"]).status, 500);
     assert_eq!(
         http(server.admin, "POST", "/commands/log_level?level=debug", &["Authorization: ip"]).status,
         403

@@ -392,6 +392,7 @@ impl Resolver {
             command_url,
             idle_timeout_ms: self.u32("admin.idleTimeout"),
             snapshot_enabled: self.flag(row("admin.snapshot.enabled")),
+            restore_enabled: self.flag(row("admin.restore.enabled")),
             rate_limit: self.u32("admin.rateLimiterIntervalInMS"),
         };
         self.flag(row("admin.enableServer")).then_some(admin)

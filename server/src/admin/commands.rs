@@ -45,7 +45,7 @@ enum Run {
     Snapshot,
     /// POST, of the directives of the log.
     LogLevel,
-    /// POST, takes a snapshot.
+    /// POST, takes a snapshot as its body: [`super::restore`] answers it.
     Restore,
 }
 
@@ -215,25 +215,10 @@ pub fn run(shared: &Arc<Shared>, request: &Request<'_>) -> Answer {
         run(shared, request.query, &mut out);
         return finish(out, name);
     }
-    let Some(core) = shared.core().filter(|c| c.is_serving()) else {
-        return fail(name, 200, "This ZooKeeper instance is not currently serving requests");
+    let core = match admit(shared, request) {
+        Ok(core) => core,
+        Err(refusal) => return refusal,
     };
-    if matches!(command.needs, Needs::Root | Needs::Super) {
-        let Some(credential) = request.authorization else {
-            return fail(name, 401, "Auth info is missing for the command");
-        };
-        let Some(who) = authenticate(&core, credential, request.from) else {
-            core.stats.add(Counter::AuthFailed, 1);
-            return fail(name, 401, "Not authenticated");
-        };
-        let may = match command.needs {
-            Needs::Super => who.is_super(),
-            _ => may_do_everything(&core, &who),
-        };
-        if !may {
-            return fail(name, 403, "Not authorized");
-        }
-    }
     let wants_post = matches!(command.run, Run::Restore | Run::LogLevel);
     if wants_post != request.post {
         return fail(name, 405, if wants_post { "the command takes POST" } else { "the command takes GET" });
@@ -243,14 +228,7 @@ pub fn run(shared: &Arc<Shared>, request: &Request<'_>) -> Answer {
         Run::Always(run) => run(shared, request.query, &mut out),
         Run::Get(run) => run(&core, &mut out),
         Run::Snapshot => return super::snapshot::answer(shared, &core, request.query),
-        Run::Restore => {
-            return fail(
-                name,
-                501,
-                "a running server is not replaced: stop it, put the snapshot into version-2 of an empty data \
-                 directory, and start it there",
-            );
-        }
+        Run::Restore => return fail(name, 400, "the command takes a snapshot as its body"),
         Run::LogLevel => {
             let wanted = request.query.iter().find(|(key, _)| key == "level").map(|(_, v)| v.as_str());
             match wanted
@@ -263,6 +241,39 @@ pub fn run(shared: &Arc<Shared>, request: &Request<'_>) -> Answer {
         }
     }
     finish(out, name)
+}
+
+/// The server, if it is there and the asker may have the command run.
+///
+/// # Errors
+/// The answer that says why not.
+pub fn admit(shared: &Arc<Shared>, request: &Request<'_>) -> Result<Arc<Core>, Answer> {
+    let Some(command) = COMMANDS.iter().find(|c| c.names.contains(&request.name)) else {
+        unreachable!("the caller has found the command")
+    };
+    let fail = |status: u16, error: &str| {
+        Answer::json(status, &json!({ "command": command.names[0], "error": error }))
+    };
+    let Some(core) = shared.core().filter(|c| c.is_serving()) else {
+        return Err(fail(200, "This ZooKeeper instance is not currently serving requests"));
+    };
+    if matches!(command.needs, Needs::Root | Needs::Super) {
+        let Some(credential) = request.authorization else {
+            return Err(fail(401, "Auth info is missing for the command"));
+        };
+        let Some(who) = authenticate(&core, credential, request.from) else {
+            core.stats.add(Counter::AuthFailed, 1);
+            return Err(fail(401, "Not authenticated"));
+        };
+        let may = match command.needs {
+            Needs::Super => who.is_super(),
+            _ => may_do_everything(&core, &who),
+        };
+        if !may {
+            return Err(fail(403, "Not authorized"));
+        }
+    }
+    Ok(core)
 }
 
 fn finish(mut out: Json, name: &str) -> Answer {

@@ -85,20 +85,9 @@ fn take(core: &Core, dir: &std::path::Path) -> Result<(Zxid, std::fs::File, u64)
     let end = {
         let importer = applier.import();
         let mut walk = core.tree.walk();
-        let mut slice = Vec::with_capacity(SLICE_BYTES + 4096);
         let start = walk.start();
-        loop {
-            slice.clear();
-            let part = walk.next(&core.tree, SLICE_BYTES, &mut slice);
-            let count = part.count;
-            match part.kind {
-                engine::WalkKind::Sessions => importer.sessions(&slice, count),
-                engine::WalkKind::Acls => importer.acls(&slice, count),
-                engine::WalkKind::Nodes => importer.nodes(&slice, count),
-                engine::WalkKind::Done => break,
-            }
-            .map_err(|e| format!("a part of the tree does not fit: {e:?}"))?;
-        }
+        crate::disk::copy(&core.tree, &mut walk, &importer)
+            .map_err(|e| format!("a part of the tree does not fit: {e}"))?;
         let (end, digest) = walk.end().expect("a walk that is done has an end");
         let digest = core.tree.config().digest_enabled.then_some(digest);
         importer

@@ -154,6 +154,11 @@ impl Election {
         }
     }
 
+    /// The servers that there is a connection to.
+    pub fn connected(&self) -> Vec<ServerId> {
+        self.peers.iter().filter(|(_, p)| p.conn.is_some()).map(|(id, _)| *id).collect()
+    }
+
     /// The connection to a server, by its socket.
     pub fn is_current(&self, to: ServerId, token: usize) -> bool {
         self.peers.get(&to).and_then(|p| p.conn.as_ref()).is_some_and(|(t, _)| *t == token)

@@ -156,6 +156,11 @@ impl Peers {
         self.act(action);
     }
 
+    /// The servers to whose election port there is a connection.
+    pub fn connected(&self) -> Vec<ServerId> {
+        self.election.lock().connected()
+    }
+
     fn act(self: &Arc<Peers>, action: Action) {
         match action {
             Action::Nothing => {}
