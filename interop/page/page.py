@@ -187,15 +187,16 @@ def run(arguments, s, browser):
         browser.wait("document.querySelectorAll('#t-sessions tbody tr').length>=16", "sessions show")
         assert browser.js("document.querySelector('#t-clients tbody td').textContent") == "127.0.0.1"
         picture(arguments, browser, "page-clients")
-        # Slow requests: the server stands still for a moment, so there are some.
+        # The server stands still for a moment. Requests that lie in its sockets meanwhile are not slow to it, and there may have
+        # been no other: what shows as slow is what the load makes so.
         s.process.send_signal(19)
         time.sleep(1.2)
         s.process.send_signal(18)
         browser.click("nav button[data-view=slow]")
         browser.wait("document.querySelectorAll('#t-slow .split').length>=1", "slow requests show")
-        # To what is the machine's affair: the stop may catch a write of the log, which then took as long.
-        browser.wait("document.querySelector('#warnings')?.textContent.includes('requests waited up to')",
-                     "the standstill is put down to something")
+        # Other warnings may stand there before: of a durable write that the stop has caught, or of a disk that was slow earlier.
+        browser.wait("document.querySelector('#warnings')?.textContent.includes('this process was not run for')",
+                     "the standstill is put down to the processor")
         picture(arguments, browser, "page-slow")
         # The tree: a znode with many children, paged.
         browser.click("nav button[data-view=tree]")
@@ -275,7 +276,7 @@ def main():
     parser.add_argument("command", nargs="*")
     arguments = parser.parse_args()
     s = server.Server(server.command_from(arguments.command),
-                      {"admin.enableServer": "true", "admin.serverPort": 0, "falconer.slowRequestMs": 400}, name="page")
+                      {"admin.enableServer": "true", "admin.serverPort": 0, "falconer.slowRequestMs": 1}, name="page")
     browser = None
     try:
         s.start(wait=120)

@@ -1,7 +1,8 @@
 //! The last minutes, second by second: what the page draws, and what a standstill is told from.
 //!
 //! One thread wakes every second, takes what was counted since, and looks whether requests had to wait. If they had, it
-//! says in one line what they waited for: the disk, the processor, the network.
+//! says in one line what they waited for: the disk, the processor, the network. Of each of these it speaks at most once in
+//! [`limits::STALL_LOG_INTERVAL`], so that a disk that is slow all the time does not hide that the process was stopped.
 
 use crate::core::{Core, wall_now};
 use crate::limits;
@@ -102,6 +103,51 @@ struct Before {
     counters: [u64; 3],
     cpu: f64,
     pressure: Pressure,
+    /// The longest time in that second for which this process was not run.
+    late: Duration,
+}
+
+/// What a wait is put down to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cause {
+    Disk,
+    Processor,
+    Network,
+    Unknown,
+}
+
+impl Cause {
+    const COUNT: usize = Cause::Unknown as usize + 1;
+}
+
+/// What is known of a second in which requests may have had to wait.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    /// The slowest request that was answered, ns.
+    slowest: u64,
+    /// The durable write that is under way has taken so long, ns.
+    writing: u64,
+    /// The slowest durable write, ns; half of them took less than the second number.
+    sync: (u64, u64),
+    /// This process was not run for so long, in this second or the one before: what stood still in that one may be answered
+    /// in this.
+    late: Duration,
+    /// Requests are open and none was answered.
+    stuck: bool,
+    /// Its length, ns.
+    length: u64,
+    outstanding: u64,
+    /// Of the second, in %: tasks waited for I/O, for a processor, the cgroup was throttled.
+    io: u64,
+    cpu: u64,
+    throttled: u64,
+    cores: f64,
+    /// TCP segments of this machine.
+    retransmitted: u64,
+    /// Bytes for clients.
+    unsent: usize,
+    /// The stage that took longest, ns.
+    stage: (&'static str, u64),
 }
 
 /// What the kernel says that tasks waited for, µs in all; 0 where it does not say.
@@ -168,16 +214,19 @@ impl History {
             counters: COUNTERS.map(|c| core.stats.total_of(c)),
             cpu: Process::read_cpu(),
             pressure: Pressure::read(),
+            late: Duration::ZERO,
         };
         let mut number = 0;
-        let mut told: Option<Instant> = None;
+        let mut told: [Option<Instant>; Cause::COUNT] = [None; Cause::COUNT];
+        let mut woken = Instant::now();
         while !core.stopping.load(Acquire) {
-            // In short naps: from one long sleep, a standstill at its beginning would wake this thread hardly late.
+            // In short naps: from one long sleep, a standstill at its beginning would wake this thread hardly late. From one
+            // awakening to the next, since it may as well fall into the work between two naps.
             let mut late = Duration::ZERO;
             for _ in 0..limits::SAMPLE.as_millis() / limits::NAP.as_millis() {
-                let asleep = Instant::now();
                 std::thread::sleep(limits::NAP);
-                late = late.max(asleep.elapsed().saturating_sub(limits::NAP));
+                let before = std::mem::replace(&mut woken, Instant::now());
+                late = late.max((woken - before).saturating_sub(limits::NAP));
             }
             let now = Before {
                 at: Instant::now(),
@@ -185,6 +234,7 @@ impl History {
                 counters: COUNTERS.map(|c| core.stats.total_of(c)),
                 cpu: Process::read_cpu(),
                 pressure: Pressure::read(),
+                late,
             };
             number += 1;
             if disk.as_ref().is_some_and(|d| d.is_finished())
@@ -193,12 +243,12 @@ impl History {
                 *self.disk.lock() = Some(verdict);
             }
             let sample = sample(core, number, &before, &now);
-            let stall = attribute(core, &sample, &before, &now, late);
+            let stall = attribute(&facts(core, &sample, &before, &now));
             before = now;
-            if let Some(text) = stall
-                && told.is_none_or(|at| at.elapsed() >= limits::STALL_LOG_INTERVAL)
+            if let Some((cause, text)) = stall
+                && told[cause as usize].is_none_or(|at| at.elapsed() >= limits::STALL_LOG_INTERVAL)
             {
-                told = Some(Instant::now());
+                told[cause as usize] = Some(Instant::now());
                 tracing::warn!("{text}");
                 let mut stalls = self.stalls.lock();
                 if stalls.len() == limits::STALLS {
@@ -241,61 +291,130 @@ fn sample(core: &Core, number: u64, before: &Before, now: &Before) -> Sample {
     }
 }
 
+fn facts(core: &Core, s: &Sample, before: &Before, now: &Before) -> Facts {
+    let window_us = ((s.seconds * 1e6) as u64).max(1);
+    let share = |now: u64, before: u64| now.saturating_sub(before) * 100 / window_us;
+    let slowest_stage = s.stages.iter().zip(Stage::ALL).max_by_key(|(spread, _)| spread.max);
+    Facts {
+        slowest: s.requests[0].max.max(s.requests[1].max),
+        writing: core.log.writing_for(core.clock().mono()).unwrap_or(0),
+        sync: (s.sync.max, s.sync.p50),
+        late: now.late.max(before.late),
+        stuck: s.outstanding > 0 && s.requests.iter().all(|r| r.count == 0),
+        length: (s.seconds * 1e9) as u64,
+        outstanding: s.outstanding,
+        io: share(now.pressure.io_us, before.pressure.io_us),
+        cpu: share(now.pressure.cpu_us, before.pressure.cpu_us),
+        throttled: share(now.pressure.throttled_us, before.pressure.throttled_us),
+        cores: s.cores,
+        retransmitted: now.pressure.retransmitted.saturating_sub(before.pressure.retransmitted),
+        unsent: core.conns.all().iter().map(|c| c.unsent()).sum(),
+        stage: slowest_stage.map(|(spread, stage)| (stage.name(), spread.max)).unwrap_or_default(),
+    }
+}
+
 /// Why requests had to wait in this second, if they had to wait long.
-fn attribute(core: &Core, s: &Sample, before: &Before, now: &Before, late: Duration) -> Option<String> {
+fn attribute(f: &Facts) -> Option<(Cause, String)> {
+    const STALL: u64 = limits::STALL_MS * 1_000_000;
     let ms = |ns: u64| ns / 1_000_000;
-    let writing = core.log.writing_for(core.clock().mono());
-    let slowest = s.requests[0].max.max(s.requests[1].max);
-    let answered = s.requests.iter().map(|r| r.count).sum::<u64>();
-    let waited = match (slowest, writing) {
-        (slowest, _) if ms(slowest) >= limits::STALL_MS => slowest,
-        (_, Some(ns)) if ms(ns) >= limits::STALL_MS => ns,
-        _ if late.as_millis() as u64 >= limits::STALL_MS => late.as_nanos() as u64,
-        _ if answered == 0 && s.outstanding > 0 => (s.seconds * 1e9) as u64,
+    let late = f.late.as_nanos() as u64;
+    let (waited, head) = match f {
+        Facts { slowest, .. } if *slowest >= STALL => (*slowest, "requests waited up to"),
+        Facts { writing, .. } if *writing >= STALL => (*writing, "requests wait, so far for"),
+        _ if late >= STALL => (late, "this server stood still for"),
+        Facts { stuck: true, length, .. } => (*length, "no request was answered for"),
         _ => return None,
     };
-    let window_us = (s.seconds * 1e6) as u64;
-    let share = |now: u64, before: u64| now.saturating_sub(before) * 100 / window_us.max(1);
-    let io = share(now.pressure.io_us, before.pressure.io_us);
-    let cpu = share(now.pressure.cpu_us, before.pressure.cpu_us);
-    let throttled = share(now.pressure.throttled_us, before.pressure.throttled_us);
-    let retransmitted = now.pressure.retransmitted.saturating_sub(before.pressure.retransmitted);
-    let sync = s.sync.max.max(writing.unwrap_or(0));
-    let unsent: usize = core.conns.all().iter().map(|c| c.unsent()).sum();
-    let head = format!("requests waited up to {} ms", ms(waited));
-    Some(if late.as_nanos() as u64 * 2 >= waited {
-        format!(
+    let head = format!("{head} {} ms", ms(waited));
+    let Facts { io, cpu, throttled, retransmitted, .. } = f;
+    let sync = f.sync.0.max(f.writing);
+    Some(if late * 2 >= waited {
+        // Before the disk: a durable write that the standstill has caught took as long.
+        let text = format!(
             "{head}: the processor: this process was not run for {} ms (cgroup throttled {throttled} % of the time, others \
              waited for a processor {cpu} %): stopped, suspended, or too little of the machine",
-            late.as_millis()
-        )
+            ms(late)
+        );
+        (Cause::Processor, text)
     } else if sync * 2 >= waited {
-        format!(
+        let text = format!(
             "{head}: the disk: a durable write of the log took {} ms, usually {:.1} ms (tasks waited for I/O {io} % of the \
              time): who else writes to it?",
             ms(sync),
-            s.sync.p50 as f64 / 1e6
-        )
-    } else if throttled >= 20 || cpu >= 40 {
-        format!(
+            f.sync.1 as f64 / 1e6
+        );
+        (Cause::Disk, text)
+    } else if *throttled >= 20 || *cpu >= 40 {
+        let text = format!(
             "{head}: the processor: tasks waited for one {cpu} % of the time, the cgroup was throttled {throttled} %, this \
              process used {:.1} cores",
-            s.cores
-        )
-    } else if unsent > limits::OUTBOX_PAUSE || retransmitted > 100 {
-        format!(
+            f.cores
+        );
+        (Cause::Processor, text)
+    } else if f.unsent > limits::OUTBOX_PAUSE || *retransmitted > 100 {
+        let text = format!(
             "{head}: the network, or clients that do not read: {} KiB wait to be sent, {retransmitted} segments were sent again",
-            unsent >> 10
-        )
+            f.unsent >> 10
+        );
+        (Cause::Network, text)
     } else {
-        let slow = s.stages.iter().zip(Stage::ALL).max_by_key(|(spread, _)| spread.max);
-        let (spread, stage) = slow.map(|(spread, stage)| (spread.max, stage.name())).unwrap_or_default();
-        format!(
+        let (stage, spent) = f.stage;
+        let text = format!(
             "{head}: neither disk ({} ms) nor processor ({cpu} %) nor network stands out; most of it in the stage {stage} \
              ({} ms), {} requests in flight",
             ms(sync),
-            ms(spread),
-            s.outstanding
-        )
+            ms(spent),
+            f.outstanding
+        );
+        (Cause::Unknown, text)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn second(change: impl FnOnce(&mut Facts)) -> Option<(Cause, String)> {
+        let mut facts = Facts { length: 1000 * MS, sync: (3 * MS, MS), slowest: 4 * MS, ..Facts::default() };
+        change(&mut facts);
+        attribute(&facts)
+    }
+
+    fn cause(change: impl FnOnce(&mut Facts)) -> Option<Cause> {
+        second(change).map(|(cause, _)| cause)
+    }
+
+    #[test]
+    fn a_wait_is_put_down_to_what_took_as_long() {
+        let stopped = Duration::from_millis(1150);
+        assert_eq!(cause(|_| {}), None);
+        assert_eq!(cause(|f| f.late = Duration::from_millis(400)), None, "nobody waited for long");
+        assert_eq!(cause(|f| (f.slowest, f.sync.0) = (900 * MS, 880 * MS)), Some(Cause::Disk));
+        assert_eq!(cause(|f| f.writing = 700 * MS), Some(Cause::Disk), "a write that has not ended");
+        assert_eq!(cause(|f| (f.slowest, f.cpu) = (600 * MS, 60)), Some(Cause::Processor));
+        assert_eq!(cause(|f| (f.slowest, f.throttled) = (600 * MS, 30)), Some(Cause::Processor));
+        assert_eq!(cause(|f| (f.slowest, f.unsent) = (600 * MS, 64 << 20)), Some(Cause::Network));
+        assert_eq!(cause(|f| (f.slowest, f.retransmitted) = (600 * MS, 500)), Some(Cause::Network));
+        assert_eq!(cause(|f| f.slowest = 600 * MS), Some(Cause::Unknown));
+        assert_eq!(cause(|f| (f.stuck, f.outstanding) = (true, 9)), Some(Cause::Unknown));
+        // A process that was stopped: nothing asked for, requests answered in the same second, in the next one, and with a
+        // durable write that it caught.
+        assert_eq!(cause(|f| f.late = stopped), Some(Cause::Processor));
+        assert_eq!(cause(|f| (f.slowest, f.late) = (1300 * MS, stopped)), Some(Cause::Processor));
+        let caught = second(|f| (f.slowest, f.sync.0, f.late) = (1300 * MS, 1201 * MS, stopped));
+        let (cause, text) = caught.unwrap();
+        assert_eq!(cause, Cause::Processor);
+        assert!(text.contains("1300 ms") && text.contains("was not run for 1150 ms"), "{text}");
+    }
+
+    /// A stop of 400 ms beside a write that took five seconds is not what requests waited for.
+    #[test]
+    fn a_short_standstill_does_not_excuse_a_slow_disk() {
+        let found = cause(|f| {
+            (f.slowest, f.sync.0, f.late) = (5000 * MS, 4900 * MS, Duration::from_millis(400));
+        });
+        assert_eq!(found, Some(Cause::Disk));
+    }
 }
