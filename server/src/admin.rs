@@ -7,7 +7,7 @@
 //! Nothing here changes what is replicated, but `restore`. Who may ask:
 //! - a browser only for pages of this interface itself: requests that come from other sites are refused, and so is an
 //!   unknown name of this host while only this machine may ask (a page elsewhere can make a name point here);
-//! - commands that Apache protects need its credential, and so does what changes the log.
+//! - commands that Apache protects need its credential, and so does whatever changes anything: counters, trace mask, log.
 
 mod api;
 mod commands;

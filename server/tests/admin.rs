@@ -12,6 +12,9 @@ use support::*;
 
 const ADMIN: &str = "admin.serverPort=0";
 
+/// A credential that may do everything to `/` as long as its ACL is the open one of the start.
+const ANYBODY: &str = "Authorization: digest a:b";
+
 /// The lists of Apache's metrics that a server alone shows.
 const GAUGES: &str = "avg_latency min_latency max_latency packets_received packets_sent num_alive_connections \
     outstanding_requests uptime znode_count watch_count ephemerals_count approximate_data_size global_sessions \
@@ -222,7 +225,7 @@ fn commands_answer_with_apaches_fields_under_all_their_names() {
         let primary = aliases.split(' ').next().unwrap();
         assert!(index.contains(&format!("<a href=\"/commands/{primary}\">{primary}</a>")), "{index}");
         for name in aliases.split(' ') {
-            let answer = http(server.admin, "GET", &format!("/commands/{name}"), &[]);
+            let answer = http(server.admin, "GET", &format!("/commands/{name}"), &[ANYBODY]);
             assert_eq!(
                 (answer.status, answer.header("content-type")),
                 (200, Some("application/json")),
@@ -248,22 +251,51 @@ fn commands_answer_with_apaches_fields_under_all_their_names() {
         }
     }
     let get = |name: &str| http(server.admin, "GET", &format!("/commands/{name}"), &[]).json();
+    let may = |name: &str| http(server.admin, "GET", &format!("/commands/{name}"), &[ANYBODY]).json();
     let session = client.session.session.0;
     assert_eq!(get("conf")["client_port"], server.port);
     assert_eq!(get("cons")["connections"][0]["session_id"], session, "decimal here");
     assert_eq!(get("wchc")["session_id_to_watched_paths"][session.to_string()][0], "/watched");
     assert_eq!(get("wchp")["path_to_session_ids"]["/watched"][0], session);
     assert_eq!(get("dump")["session_id_to_ephemeral_paths"][session.to_string()][0], "/mine");
-    assert_eq!(get("stmk?traceMask=7")["tracemask"], 7);
+    assert_eq!(may("stmk?traceMask=7")["tracemask"], 7);
     assert_eq!(get("gtmk")["tracemask"], 7);
     assert_eq!(get("lsnp")["zxid"], "ffffffffffffffff");
     (0..5).for_each(|_| drop(client.get("/watched", false).unwrap()));
     assert!(get("srvr")["server_stats"]["packets_received"].as_i64().unwrap() > 2);
-    get("srst");
+    may("srst");
     assert!(get("srvr")["server_stats"]["packets_received"].as_i64().unwrap() <= 2);
     let unknown = http(server.admin, "GET", "/commands/nonsense", &[]);
     assert_eq!((unknown.status, unknown.json()["error"].as_str()), (200, Some("Unknown command: nonsense")));
     assert!(get("icfg")["initial_configuration"].as_str().unwrap().contains("tickTime=500"));
+}
+
+/// Whatever changes anything wants a credential that may do everything to `/`, under each of its names.
+#[test]
+fn nothing_is_changed_for_whoever_comes_by() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ADMIN));
+    let mut client = Client::connect(server.port, 10_000);
+    (0..5).for_each(|i| drop(client.create(&format!("/n{i}"), b"", 0).unwrap()));
+    let get = |name: &str, headers: &[&str]| http(server.admin, "GET", &format!("/commands/{name}"), headers);
+    let figures = || {
+        let received = get("srvr", &[]).json()["server_stats"]["packets_received"].as_i64().unwrap();
+        let of_connection = get("cons", &[]).json()["connections"][0]["packets_received"].as_i64().unwrap();
+        (received, of_connection, get("gtmk", &[]).json()["tracemask"].as_i64().unwrap())
+    };
+    let before = figures();
+    let changing = "connection_stat_reset crst observer_connection_stat_reset orst stat_reset srst \
+                    set_trace_mask?traceMask=7 stmk?traceMask=7";
+    for name in names(changing) {
+        assert_eq!(get(name, &[]).status, 401, "{name}");
+        assert_eq!(get(name, &["Authorization: nonsense a:b"]).status, 401, "{name}");
+        assert_eq!(get(name, &[ANYBODY, "Sec-Fetch-Site: cross-site"]).status, 403, "{name}");
+    }
+    assert_eq!(figures(), before);
+    set_acl(&mut client, "/", perms::READ, "world", "anyone");
+    names(changing).into_iter().for_each(|name| assert_eq!(get(name, &[ANYBODY]).status, 403, "{name}"));
+    let (received, of_connection, mask) = figures();
+    assert!(received > before.0 && of_connection > before.1 && mask == before.2, "it goes on counting");
 }
 
 #[test]
@@ -436,7 +468,7 @@ fn what_does_not_belong_is_refused_and_harms_nothing() {
             http_raw(server.admin, format!("{method} / HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert!(refused.is_none_or(|r| r.status == 405 || r.status == 400), "{method}");
     }
-    assert_eq!(status("POST", "/commands/srst", &[]), 405);
+    assert_eq!(status("POST", "/commands/srst", &["Authorization: ip"]), 405);
     assert_eq!(status("GET", "/commands/restore", &["Authorization: ip"]), 405);
     // Paths.
     for path in [

@@ -41,6 +41,8 @@ enum Run {
     Always(fn(&Shared, &Query, &mut Json)),
     /// GET, of a running server.
     Get(fn(&Core, &mut Json)),
+    /// GET, and changes what the server shows. ZooKeeper's does that for whoever asks; here it takes a credential.
+    Change(fn(&Core, &Query, &mut Json)),
     /// GET, gives a snapshot.
     Snapshot,
     /// POST, of the directives of the log.
@@ -54,7 +56,7 @@ pub type Query = Vec<(String, String)>;
 
 const COMMANDS: [Command; 29] = [
     get(&["configuration", "conf", "config"], configuration),
-    get(&["connection_stat_reset", "crst"], |core, _| {
+    change(&["connection_stat_reset", "crst"], |core, _, _| {
         core.conns.all().iter().for_each(|c| c.stats.reset());
     }),
     get(&["connections", "cons"], |core, out| {
@@ -111,7 +113,7 @@ const COMMANDS: [Command; 29] = [
             out.put(&key, number(value));
         }
     }),
-    get(&["observer_connection_stat_reset", "orst"], |_, _| {}),
+    change(&["observer_connection_stat_reset", "orst"], |_, _, _| {}),
     get(&["observers", "obsr"], |_, out| {
         out.put("synced_observers", 0_i64);
         out.put("observers", Json::List(Vec::new()));
@@ -119,7 +121,7 @@ const COMMANDS: [Command; 29] = [
     Command { names: &["restore", "rest"], needs: Needs::Root, run: Run::Restore },
     get(&["ruok"], |_, _| {}),
     get(&["server_stats", "srvr"], server_stats),
-    always(&["set_trace_mask", "stmk"], |_, query, out| {
+    change(&["set_trace_mask", "stmk"], |_, query, out| {
         match query.iter().find(|(key, _)| key == "traceMask").map(|(_, v)| (v, v.parse::<i64>())) {
             None => out.put("error", "setTraceMask requires long traceMask argument"),
             Some((_, Ok(mask))) => {
@@ -137,7 +139,7 @@ const COMMANDS: [Command; 29] = [
         out.put("connections", connections(core, true));
         out.put("secure_connections", Json::List(Vec::new()));
     }),
-    get(&["stat_reset", "srst"], |core, _| core.stats.reset()),
+    change(&["stat_reset", "srst"], |core, _, _| core.stats.reset()),
     always(&["system_properties", "sysp"], |shared, _, out| {
         shared.properties.iter().for_each(|(key, value)| out.put(key, value.as_str()));
     }),
@@ -169,6 +171,10 @@ const COMMANDS: [Command; 29] = [
 
 const fn get(names: &'static [&'static str], run: fn(&Core, &mut Json)) -> Command {
     Command { names, needs: Needs::Server, run: Run::Get(run) }
+}
+
+const fn change(names: &'static [&'static str], run: fn(&Core, &Query, &mut Json)) -> Command {
+    Command { names, needs: Needs::Root, run: Run::Change(run) }
 }
 
 const fn always(names: &'static [&'static str], run: fn(&Shared, &Query, &mut Json)) -> Command {
@@ -227,6 +233,7 @@ pub fn run(shared: &Arc<Shared>, request: &Request<'_>) -> Answer {
     match command.run {
         Run::Always(run) => run(shared, request.query, &mut out),
         Run::Get(run) => run(&core, &mut out),
+        Run::Change(run) => run(&core, request.query, &mut out),
         Run::Snapshot => return super::snapshot::answer(shared, &core, request.query),
         Run::Restore => return fail(name, 400, "the command takes a snapshot as its body"),
         Run::LogLevel => {
