@@ -12,7 +12,7 @@ use crate::limits;
 use parking_lot::Mutex;
 use proto::client::OpCode;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -241,6 +241,11 @@ impl Tally {
             && name < limits::NAMESPACE_BYTES
     }
 
+    /// The path that was entered last.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
     /// One read more, whose reply has so many bytes.
     pub fn read(&mut self, bytes: u64) {
         self.reads = (self.reads.0 + 1, self.reads.1 + bytes);
@@ -257,6 +262,43 @@ impl Tally {
             Namespaces::count(&self.name, std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));
         }
     }
+}
+
+/// The top-level paths of the requests of one connection that have no reply yet, in the order of the requests: runs of one
+/// path, since clients stay where they are.
+#[derive(Default)]
+pub struct Places(VecDeque<(Box<[u8]>, u64)>);
+
+impl Places {
+    /// One more request; `None`: it has no path.
+    pub fn admit(&mut self, name: Option<&[u8]>) {
+        let name = name.unwrap_or_default();
+        match self.0.back_mut() {
+            Some((last, n)) if **last == *name => *n += 1,
+            _ => self.0.push_back((name.into(), 1)),
+        }
+    }
+
+    /// The oldest is answered.
+    pub fn answered(&mut self) {
+        let (_, n) = self.0.front_mut().expect("what is answered was admitted");
+        *n -= 1;
+        if *n == 0 {
+            self.0.pop_front();
+        }
+    }
+}
+
+/// Requests without a reply by top-level path.
+pub fn outstanding(core: &Core) -> HashMap<String, u64> {
+    let mut all = HashMap::new();
+    for conn in core.conns.all() {
+        let state = conn.gate.lock();
+        for (name, n) in state.places.0.iter().filter(|(name, _)| !name.is_empty() && !state.closed) {
+            *all.entry(String::from_utf8_lossy(name).into_owned()).or_default() += n;
+        }
+    }
+    all
 }
 
 /// What clients of one address have done.
@@ -395,6 +437,21 @@ mod tests {
         tally.flush();
         let found: Vec<(String, u64)> = n.top(9).into_iter().map(|(name, u)| (name, u.requests)).collect();
         assert_eq!(found, [("/a".into(), 4), ("/".into(), 1), ("/ab".into(), 1)]);
+    }
+
+    #[test]
+    fn what_waits_is_known_by_its_path() {
+        let mut places = Places::default();
+        let waiting = |p: &Places| p.0.iter().map(|(name, n)| (name.to_vec(), *n)).collect::<Vec<_>>();
+        for name in [Some(&b"/a"[..]), Some(b"/a"), None, Some(b"/b"), Some(b"/a")] {
+            places.admit(name);
+        }
+        let (a, b) = (b"/a".to_vec(), b"/b".to_vec());
+        assert_eq!(waiting(&places), [(a.clone(), 2), (vec![], 1), (b, 1), (a.clone(), 1)]);
+        (0..4).for_each(|_| places.answered());
+        assert_eq!(waiting(&places), [(a, 1)]);
+        places.answered();
+        assert!(places.0.is_empty());
     }
 
     #[test]

@@ -370,6 +370,10 @@ fn live(shared: &Shared) -> Answer {
 /// Ready: requests are answered.
 fn ready(shared: &Shared) -> Answer {
     let mut report = shared.progress.report();
+    // Several servers of one machine are told apart by it.
+    let listen = shared.settings.client.listen.as_ref().map(|l| u32::from(l.port));
+    let bound = shared.core().and_then(|core| core.client_port()).map(u32::from);
+    report.put("client_port", bound.or(listen));
     if let Some(core) = shared.core() {
         report.put("zxid", core.tree.applied().to_string());
         report.put("state", crate::fourletter::mode(&core));

@@ -4,6 +4,7 @@
 //! events); whoever completes a write holds the gate and takes shards (for the reads behind it). Nobody holds an
 //! outbox while it waits for anything.
 
+use crate::accounting::Places;
 use crate::audit::Note;
 use crate::limits;
 use crate::outlet::Outlet;
@@ -46,6 +47,8 @@ pub struct Conn {
 pub struct GateState {
     /// The requests in their order.
     pub gate: Gate,
+    /// Their top-level paths.
+    pub places: Places,
     /// The owner has dropped the connection.
     pub closed: bool,
     /// What the audit log says of the writes in the gate that it tells of, when they are answered.

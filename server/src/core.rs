@@ -1069,6 +1069,7 @@ impl Clients for Step<'_> {
             return;
         }
         let (op, received) = state.gate.complete(xid);
+        state.places.answered();
         conn.append(&mut |out| reply.encode_frame(out, xid, zxid));
         let ns = self.core.note_reply(&conn, op, xid, zxid, received, self.now());
         self.core.stats.replied(Measure::Update, ns, 1);
@@ -1086,6 +1087,7 @@ impl Clients for Step<'_> {
         let mut done = 1;
         while let Some(Turn { request, received }) = state.gate.next_local() {
             done += 1;
+            state.places.answered();
             if conn.is_cut() {
                 continue;
             }

@@ -729,6 +729,7 @@ impl Owned {
         };
         let counted = core.stats.is_detailed() && self.tally.enter(op, body);
         if ordered {
+            state.places.admit(counted.then(|| self.tally.name()));
             if counted {
                 self.tally.write(payload.len() as u64);
             }
@@ -751,6 +752,7 @@ impl Owned {
                 self.tally.read(0);
             }
             state.gate.admit_local(payload, now);
+            state.places.admit(counted.then(|| self.tally.name()));
         }
         After::Keep
     }

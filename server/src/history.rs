@@ -62,7 +62,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(c: &Counted) -> Spread {
+    /// How the values lie that were counted.
+    pub fn of(c: &Counted) -> Spread {
         Spread {
             count: c.count(),
             mean: c.mean(),

@@ -638,6 +638,12 @@ fn usage(core: &Core, text: &mut Text) {
             int(used.read_bytes + used.write_bytes),
         );
     }
+    text.help("falconer_namespace_outstanding", "gauge", "Requests without a reply by top-level path, of the same");
+    let waiting = accounting::outstanding(core);
+    for (name, _) in &namespaces {
+        let n = waiting.get(name).copied().unwrap_or(0);
+        text.sample("falconer_namespace_outstanding", &labelled(name), int(n));
+    }
     // Apache's sets, in its spelling.
     for (name, count, bytes) in [
         ("read_per_namespace", (|u| u.reads) as fn(&Use) -> u64, (|u| u.read_bytes) as fn(&Use) -> u64),

@@ -201,6 +201,11 @@ fn live(core: &Core, since: u64) -> Json {
         })
     });
     out.put("slow", slow.collect::<Vec<_>>());
+    // Since the start: the samples have the last minutes.
+    let stages =
+        Stage::ALL.iter().map(|s| (s.name().to_owned(), spread(&Spread::of(&core.stats.staged(*s)))));
+    out.put("stage_times", Json::Map(stages.collect()));
+    out.put("log_full", core.is_log_full());
     out.put("slow_total", core.stats.get(Counter::Slow));
     out.put("samples", core.history.since(since).iter().map(sample).collect::<Vec<_>>());
     out
@@ -211,7 +216,9 @@ const WATCHES_SORTED: u64 = 200_000;
 
 fn usage(core: &Core, watches: u64, out: &mut Json) {
     let by_top = if watches <= WATCHES_SORTED { core.tree.watches_by_top() } else { BTreeMap::new() };
+    let waiting = accounting::outstanding(core);
     let namespaces = core.namespaces.top(limits::TOP).into_iter().map(|(name, u)| {
+        let outstanding = waiting.get(&name).copied().unwrap_or(0);
         let watches = by_top.get(name.as_str()).copied();
         json!({
             "name": name,
@@ -220,6 +227,7 @@ fn usage(core: &Core, watches: u64, out: &mut Json) {
             "reads": u.reads,
             "writes": u.writes,
             "bytes": u.read_bytes + u.write_bytes,
+            "outstanding": outstanding,
             "watches": watches,
         })
     });
