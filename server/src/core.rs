@@ -4,6 +4,7 @@
 //! everything that waits; who does not can go on, for the holder looks into the inbox once more after it let go.
 
 mod replace;
+mod role;
 
 pub use replace::NotReplaced;
 
@@ -17,7 +18,7 @@ use crate::log::{DiskJob, LogQueue};
 use crate::outlet::Flush;
 use crate::peers::link::{Job, Link};
 use crate::peers::{Peers, jobs};
-use crate::requests::Requests;
+use crate::requests::{Requests, Trace};
 use crate::stats::{Counter, Measure, ServerStats};
 use engine::acl::Schemes;
 use engine::{Applier, Asker, Audience, Identity, Outbox, Tree};
@@ -27,11 +28,12 @@ use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output, Records, S
 use parking_lot::Mutex;
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReadOp, RequestHeader, WriteReply};
 use proto::jute::{Reader, begin_frame, end_frame};
-use proto::peer::{FromLeader, FromLearner, Notification, Packet};
+use proto::peer::{FromLeader, FromLearner, Notification, Packet, kind as packet_kind};
 use proto::session::password;
+use proto::txn::{Record, RecordBatch, TxnHeader};
 use proto::{Code, ConnId, Durable, DurableEpochs, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -89,6 +91,8 @@ pub struct Core {
     runner: Mutex<Runner>,
     /// A [`Service`]; without meaning when this server runs alone.
     service: AtomicU8,
+    /// Bytes of the records that this leader proposed.
+    pub proposals: ProposalSizes,
     /// How often this server has begun to serve as leader.
     led: AtomicU64,
     /// For the threads that tasks start.
@@ -117,8 +121,10 @@ impl Runner {
     fn broadcast(&mut self, peers: &Peers, links: &[LinkId], records: &Records, inform: bool) {
         self.packets.clear();
         crate::peers::encode_records(records, inform, &mut self.packets);
+        let last = records.last().as_u64();
         for &link in links {
-            self.touched.extend(peers.send(link, &self.packets));
+            let link = peers.send(link, &self.packets, records.iter().len() as u64);
+            self.touched.extend(link.inspect(|l| l.counts.last.store(last, Ordering::Relaxed)));
         }
         if self.packets.capacity() > limits::READ_CHUNK {
             self.packets = Vec::new();
@@ -152,6 +158,36 @@ pub struct ResponseSizes {
 struct Stepper {
     node: Node,
     work: Inbox,
+    watch: role::Watch,
+}
+
+/// Bytes of the records that a leader proposes, as Apache shows them; −1 while there were none.
+pub struct ProposalSizes {
+    /// Of the last one.
+    pub last: AtomicI64,
+    /// The largest.
+    pub max: AtomicI64,
+    /// The smallest.
+    pub min: AtomicI64,
+}
+
+impl Default for ProposalSizes {
+    fn default() -> ProposalSizes {
+        ProposalSizes { last: AtomicI64::new(-1), max: AtomicI64::new(-1), min: AtomicI64::new(-1) }
+    }
+}
+
+impl ProposalSizes {
+    /// Notes the records of a batch; one thread at a time does.
+    fn note(&self, batch: &RecordBatch) {
+        for (_, record) in batch.iter() {
+            let n = record.len() as i64;
+            let min = self.min.load(Ordering::Relaxed);
+            self.last.store(n, Ordering::Relaxed);
+            self.max.fetch_max(n, Ordering::Relaxed);
+            self.min.store(if min < 0 { n } else { n.min(min) }, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What waits for the node.
@@ -189,8 +225,7 @@ enum Item {
         conn: ConnId,
         session: Option<SessionId>,
     },
-    /// With the time when the write was complete.
-    Persisted(Durable, Instant),
+    Persisted(Durable),
     EpochsPersisted(DurableEpochs),
     LogFull(bool),
     Tick,
@@ -285,7 +320,7 @@ impl Core {
                 .min(ACCEPTED_MAX),
             settings,
             tree,
-            node: Mutex::new(Stepper { node, work: Inbox::default() }),
+            node: Mutex::new(Stepper { node, work: Inbox::default(), watch: role::Watch::default() }),
             inbox: Mutex::default(),
             conns: ConnTable::default(),
             log,
@@ -307,6 +342,7 @@ impl Core {
             tasks: Mutex::default(),
             runner: Mutex::default(),
             service: AtomicU8::new(Service::None as u8),
+            proposals: ProposalSizes::default(),
             led: AtomicU64::new(0),
             me,
         }
@@ -438,8 +474,8 @@ impl Core {
     }
 
     /// The log has made a batch durable.
-    pub fn submit_persisted(&self, durable: Durable, at: Instant) {
-        self.inbox.lock().items.push(Item::Persisted(durable, at));
+    pub fn submit_persisted(&self, durable: Durable) {
+        self.inbox.lock().items.push(Item::Persisted(durable));
     }
 
     /// Epochs are durable.
@@ -541,18 +577,20 @@ impl Core {
             let step = Step::new(self, now.mono);
             let Inbox { items, bytes } = &mut stepper_ref.work;
             let node = &mut stepper_ref.node;
-            let mut laps = Laps::new(self, now.mono, items.len());
+            let mut laps = Laps::new(self, node, now.mono, items.len());
             for mut item in items.drain(..) {
-                laps.next(&item, node, &step);
-                let before = node.in_flight();
+                laps.next(&item, bytes, node, &step);
                 node.step(now, item.as_input(bytes), &step);
-                laps.done(&item, before, node.in_flight());
+                laps.done(node);
             }
             let applied = laps.applied;
             let stepped = laps.end();
             step.end_events();
-            if applied {
-                self.applied();
+            if let Some(began) = applied {
+                self.applied(began);
+            }
+            if self.peers.is_some() {
+                stepper_ref.watch.look(node, now.mono, &self.stats);
             }
             bytes.clear();
             if bytes.capacity() > limits::INBOX_BYTES {
@@ -561,6 +599,13 @@ impl Core {
             if let Some(batch) = node.take_batch() {
                 let records = batch.len() as u64;
                 self.stats.add(Counter::Queued, records);
+                if let Some(peers) = &self.peers
+                    && node.service() == Service::Leading
+                    && let Some(last) = batch.last()
+                {
+                    peers.acks.proposed(last, stepped);
+                    self.proposals.note(&batch);
+                }
                 self.log.push(batch, now.mono, stepped);
                 self.stats.stage(Stage::Propose, stepped, self.lap_clock(stepped), records);
             }
@@ -604,14 +649,38 @@ impl Core {
         }
     }
 
-    /// Forgets the times of what is applied, and audits what nobody asked for.
-    fn applied(&self) {
+    /// Counts and forgets the times of what is applied since `began`, and audits what nobody asked for.
+    fn applied(&self, began: Instant) {
         let audits = self.settings.operations.audit;
-        self.requests.applied(self.tree.applied(), |record| {
+        let learns = matches!(self.service(), Some(Service::Following | Service::Observing));
+        self.requests.applied(self.tree.applied(), |trace| {
+            // Not of what was kept over an election.
+            if trace.timed {
+                self.committed(trace, began, learns);
+            }
             if audits {
-                audit::applied(record);
+                trace.batch.iter().for_each(|(_, record)| audit::applied(record));
             }
         });
+    }
+
+    /// Counts the times of a batch that is applied since `began`.
+    fn committed(&self, trace: &Trace, began: Instant, learns: bool) {
+        let records = trace.batch.len() as u64;
+        self.stats.stage(Stage::Commit, trace.durable, began, records);
+        if !learns {
+            let expired = trace.batch.iter().filter(|(_, record)| ends_for_silence(record)).count();
+            if expired > 0 {
+                self.stats.add(Counter::Expired, expired as u64);
+            }
+            let took = began.0.saturating_sub(trace.prepared.0);
+            self.stats.measure(Measure::QuorumAck, took, records);
+        } else if let Some((_, record)) = trace.batch.iter().last()
+            && let Ok(record) = Record::decode(record)
+        {
+            let ms = wall_now().0.saturating_sub(record.header.time.0).max(0);
+            self.stats.measure(Measure::CommitPropagation, ms as u64 * 1_000_000, records);
+        }
     }
 
     /// Does what the node has asked for, in its order, unless another thread is at it: then that one does.
@@ -638,7 +707,10 @@ impl Core {
             Output::PersistEpochs { accepted, current } => {
                 return self.log.want(DiskJob::Epochs { accepted, current });
             }
-            Output::Truncate { after, .. } => return self.log.want(DiskJob::Truncate { after, applier }),
+            Output::Truncate { after, .. } => {
+                self.requests.cut(after);
+                return self.log.want(DiskJob::Truncate { after, applier });
+            }
             Output::Reload => {
                 return self.log.want(DiskJob::Reload(applier.expect("the node lends its applier for this")));
             }
@@ -656,10 +728,18 @@ impl Core {
             Output::Notify { to, payload } => peers.notify(to, &payload),
             Output::Dial { to } => peers.dial(to),
             Output::Close { link } => peers.close(link),
-            Output::Send { link, packets } => runner.touched.extend(peers.send(link, &packets)),
+            Output::Send { link, packets } => {
+                if matches!(kind_of(&packets), Some(packet_kind::DIFF | packet_kind::TRUNC)) {
+                    self.stats.add(Counter::Diffs, 1);
+                    let others = peers.logs.load(Ordering::Relaxed);
+                    self.stats.measure(Measure::InflightDiffs, others as u64 + 1, 1);
+                }
+                runner.touched.extend(peers.send(link, &packets, crate::peers::count_packets(&packets)));
+            }
             Output::SendAll { links, packets } => {
+                let count = crate::peers::count_packets(&packets);
                 for &link in links.iter() {
-                    runner.touched.extend(peers.send(link, &packets));
+                    runner.touched.extend(peers.send(link, &packets, count));
                 }
             }
             Output::Propose { links, records } => runner.broadcast(peers, &links, &records, false),
@@ -703,6 +783,7 @@ impl Core {
             }
         }
         if service == Service::None {
+            self.requests.role_ended();
             self.cut_clients();
         }
     }
@@ -825,68 +906,141 @@ impl Core {
     }
 }
 
+/// Whether a record ends a session that was not heard of any more: it answers no request, and so has no cxid.
+fn ends_for_silence(record: &[u8]) -> bool {
+    let field = |at: usize| record.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_be_bytes);
+    field(TxnHeader::LEN - 4) == Some(proto::txn::kind::CLOSE_SESSION) && field(8) == Some(0)
+}
+
+/// The kind of a packet, whose first field it is.
+fn kind_of(packet: &[u8]) -> Option<i32> {
+    packet.first_chunk().map(|b| i32::from_be_bytes(*b))
+}
+
 /// Takes the time of runs of items of one kind while the node steps through them.
 struct Laps<'a> {
     core: &'a Core,
     run: Run,
     began: Instant,
-    /// Records of the run.
-    records: u64,
+    /// Records prepared, or come from the leader, and records applied, in the run.
+    records: [u64; 2],
+    /// Up to where they are.
+    at: [Zxid; 2],
     /// When the writes of the run came, and how many of them at that time.
     submitted: (Instant, u64),
     step_began: Instant,
-    /// Something became durable, so it may be applied.
-    applied: bool,
+    /// Something was applied: when the first run of that began.
+    applied: Option<Instant>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Run {
     Prepare,
     Apply,
 }
 
+/// How many zxids lie between two.
+fn distance(from: Zxid, to: Zxid) -> u64 {
+    if from.epoch() == to.epoch() {
+        u64::from(to.counter().saturating_sub(from.counter()))
+    } else {
+        // What the old epoch still had is not known here: at most one round of steps is counted too low.
+        u64::from(to.counter())
+    }
+}
+
+impl Item {
+    /// What it leads to, if that is known: of a follower's ACK and a leader's COMMIT, that records are applied; of a
+    /// forwarded request and a proposal, that there are more of them.
+    fn run(&self, bytes: &[u8]) -> Option<Run> {
+        match self {
+            Item::Persisted(..) => Some(Run::Apply),
+            Item::Write { .. } => Some(Run::Prepare),
+            Item::Packet { from_leader, start, .. } => match (from_leader, kind_of(&bytes[*start..])?) {
+                (true, packet_kind::COMMIT | packet_kind::INFORM | packet_kind::UPTODATE)
+                | (false, packet_kind::ACK) => Some(Run::Apply),
+                (true, packet_kind::PROPOSAL) | (false, packet_kind::REQUEST) => Some(Run::Prepare),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 impl<'a> Laps<'a> {
-    fn new(core: &'a Core, now: Instant, items: usize) -> Laps<'a> {
+    fn new(core: &'a Core, node: &Node, now: Instant, items: usize) -> Laps<'a> {
         core.stats.measure(Measure::NodeQueue, items as u64, u64::from(items > 0));
         Laps {
             core,
             run: Run::Prepare,
             began: now,
-            records: 0,
+            records: [0; 2],
+            at: [node.proposed(), core.tree.applied()],
             submitted: (now, 0),
             step_began: now,
-            applied: false,
+            applied: None,
         }
     }
 
     /// Before an item is stepped.
-    fn next(&mut self, item: &Item, node: &Node, step: &Step<'_>) {
-        let run = if matches!(item, Item::Persisted(..)) { Run::Apply } else { Run::Prepare };
-        if run != self.run && self.core.stats.is_detailed() {
+    fn next(&mut self, item: &Item, bytes: &[u8], node: &Node, step: &Step<'_>) {
+        if let Some(run) = item.run(bytes)
+            && run != self.run
+        {
             // Only where something was done: most changes of kind are at the very beginning.
-            if self.records > 0 || node.in_flight() > 0 {
+            if self.core.stats.is_detailed() && (self.records != [0; 2] || node.in_flight() > 0) {
                 self.turn(run);
                 step.now.store(self.began.0, Ordering::Relaxed);
             }
             self.run = run;
         }
-        if let Item::Write { submitted, .. } = item {
-            if self.submitted.0 != *submitted {
-                self.admitted();
-                self.submitted.0 = *submitted;
+        match item {
+            Item::Write { submitted, .. } => {
+                if self.submitted.0 != *submitted {
+                    self.admitted();
+                    self.submitted.0 = *submitted;
+                }
+                self.submitted.1 += 1;
             }
-            self.submitted.1 += 1;
+            Item::Packet { link, from_leader, start, end } => {
+                self.heard(*link, *from_leader, &bytes[*start..*end]);
+            }
+            _ => {}
         }
     }
 
-    /// After it: so many records were in flight before, and are now.
-    fn done(&mut self, item: &Item, before: usize, after: usize) {
-        let records = before.abs_diff(after) as u64;
-        self.records += records;
-        if let Item::Persisted(_, at) = item {
-            self.applied = true;
-            self.core.stats.stage(Stage::Commit, *at, self.began, records);
+    /// Counts a packet of another server.
+    fn heard(&self, link: LinkId, from_leader: bool, packet: &[u8]) {
+        let counter = match (from_leader, kind_of(packet)) {
+            (true, Some(packet_kind::PROPOSAL)) => Counter::LearnerProposals,
+            (true, Some(packet_kind::COMMIT | packet_kind::INFORM)) => Counter::LearnerCommits,
+            (false, Some(packet_kind::REVALIDATE)) => Counter::Revalidations,
+            (false, Some(packet_kind::ACK)) => {
+                let zxid = packet.get(4..12).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+                if let (Some(peers), Some(zxid)) = (&self.core.peers, zxid)
+                    && let Some(link) = peers.link(link)
+                    && let Some(server) = link.learner.get()
+                {
+                    peers.acks.acknowledged(*server, Zxid::from_u64(zxid), self.began);
+                }
+                return;
+            }
+            _ => return,
+        };
+        self.core.stats.add(counter, 1);
+    }
+
+    /// After it.
+    fn done(&mut self, node: &Node) {
+        let at = [node.proposed(), self.core.tree.applied()];
+        for ((records, before), at) in self.records.iter_mut().zip(self.at).zip(at) {
+            // A log that was cut goes back.
+            *records += if at > before { distance(before, at) } else { 0 };
         }
+        if at[1] > self.at[1] && self.applied.is_none() {
+            self.applied = Some(self.began);
+        }
+        self.at = at;
     }
 
     fn admitted(&mut self) {
@@ -897,22 +1051,27 @@ impl<'a> Laps<'a> {
 
     fn turn(&mut self, run: Run) {
         let now = self.core.lap_clock(self.began);
-        let (stage, whole, counter) = match self.run {
-            Run::Prepare => (Stage::Prepare, Measure::PrepareRun, Counter::Prepared),
-            Run::Apply => (Stage::Apply, Measure::ApplyRun, Counter::Applied),
+        let [prepared, applied] = std::mem::take(&mut self.records);
+        let (stage, whole, records) = match self.run {
+            Run::Prepare => (Stage::Prepare, Measure::PrepareRun, prepared),
+            Run::Apply => (Stage::Apply, Measure::ApplyRun, applied),
         };
-        if self.records > 0 {
-            self.core.stats.stage(stage, self.began, now, self.records);
+        if records > 0 {
+            self.core.stats.stage(stage, self.began, now, records);
             self.core.stats.measure(whole, now.0.saturating_sub(self.began.0), 1);
-            self.core.stats.add(counter, self.records);
         }
-        (self.run, self.began, self.records) = (run, now, 0);
+        for (counter, n) in [(Counter::Prepared, prepared), (Counter::Applied, applied)] {
+            if n > 0 {
+                self.core.stats.add(counter, n);
+            }
+        }
+        (self.run, self.began) = (run, now);
     }
 
     /// The end of the last run.
     fn end(mut self) -> Instant {
         self.admitted();
-        if self.records > 0 {
+        if self.records != [0; 2] {
             self.turn(self.run);
         }
         self.began
@@ -947,7 +1106,7 @@ impl Item {
                 path: std::str::from_utf8(&bytes[*start..*end]).expect("it was copied from a str"),
             },
             Item::Disconnected { conn, session } => Input::Disconnected { conn: *conn, session: *session },
-            Item::Persisted(durable, _) => Input::Persisted(*durable),
+            Item::Persisted(durable) => Input::Persisted(*durable),
             Item::EpochsPersisted(epochs) => Input::EpochsPersisted(*epochs),
             Item::LogFull(full) => Input::LogFull(*full),
             Item::Tick => Input::Tick,
@@ -1139,6 +1298,9 @@ impl Clients for Step<'_> {
     fn close(&self, to: ConnId, why: CloseReason) {
         let Some(conn) = self.core.conns.get(to) else { return };
         tracing::debug!(peer = %conn.peer, ?why, "closing a connection");
+        if why == CloseReason::NotServing {
+            self.core.stats.add(Counter::NotServed, 1);
+        }
         conn.close_when_flushed();
         self.touch(conn);
     }

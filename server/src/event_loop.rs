@@ -617,6 +617,7 @@ impl Owned {
                     Ok(_) if !core.is_serving() => {
                         // There is no leader, or none is known yet: the client tries another server.
                         tracing::debug!(peer = %self.conn.peer, "not serving clients now, closing");
+                        core.stats.add(Counter::NotServed, 1);
                         return (After::Drop, at);
                     }
                     Ok(request) => {

@@ -1,17 +1,18 @@
 //! The last minutes, second by second: what the page draws, and what a standstill is told from.
 //!
 //! One thread wakes every second, takes what was counted since, and looks whether requests had to wait. If they had, it
-//! says in one line what they waited for: the disk, the processor, the network. Of each of these it speaks at most once in
+//! says in one line what they waited for: the disk, the processor, the network, a peer. Of each of these it speaks at most once in
 //! [`limits::STALL_LOG_INTERVAL`], so that a disk that is slow all the time does not hide that the process was stopped.
 
 use crate::core::{Core, wall_now};
 use crate::limits;
 use crate::metrics::Process;
 use crate::stats::{Counted, Counter, Measure};
+use node::Service;
 use node::stage::Stage;
 use parking_lot::Mutex;
-use proto::WallMs;
-use std::collections::VecDeque;
+use proto::{ServerId, WallMs};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,8 @@ struct Before {
     pressure: Pressure,
     /// The longest time in that second for which this process was not run.
     late: Duration,
+    /// How long the followers of this leader took to acknowledge.
+    acks: Vec<(ServerId, Counted)>,
 }
 
 /// What a wait is put down to.
@@ -114,6 +117,7 @@ enum Cause {
     Disk,
     Processor,
     Network,
+    Peer,
     Unknown,
 }
 
@@ -149,6 +153,23 @@ struct Facts {
     unsent: usize,
     /// The stage that took longest, ns.
     stage: (&'static str, u64),
+    /// The slowest read that was answered, ns.
+    read: u64,
+    /// What requests wait for besides this server, in an ensemble.
+    peers: Peered,
+}
+
+/// What is known of the other servers.
+#[derive(Clone, Debug, Default)]
+enum Peered {
+    /// There are none.
+    #[default]
+    Alone,
+    /// This server leads: how long each follower took to acknowledge, or takes so far, ns; and how long records waited for
+    /// a quorum that were durable here.
+    Leads(Vec<(ServerId, u64)>, u64),
+    /// Writes go through this one.
+    Learns(Option<ServerId>),
 }
 
 /// What the kernel says that tasks waited for, µs in all; 0 where it does not say.
@@ -209,6 +230,7 @@ impl History {
             let stage = Stage::ALL.iter().map(|s| core.stats.total(*s as usize));
             stage.chain(MEASURES.iter().map(|m| core.stats.total(*m as usize))).collect::<Vec<_>>()
         };
+        let acks = || core.peers().map_or_else(Vec::new, |peers| peers.acks.times());
         let mut before = Before {
             at: Instant::now(),
             measures: totals(),
@@ -216,6 +238,7 @@ impl History {
             cpu: Process::read_cpu(),
             pressure: Pressure::read(),
             late: Duration::ZERO,
+            acks: acks(),
         };
         let mut number = 0;
         let mut told: [Option<Instant>; Cause::COUNT] = [None; Cause::COUNT];
@@ -236,7 +259,11 @@ impl History {
                 cpu: Process::read_cpu(),
                 pressure: Pressure::read(),
                 late,
+                acks: acks(),
             };
+            if late >= limits::PAUSE {
+                core.stats.measure(Measure::Pause, late.as_nanos() as u64, 1);
+            }
             number += 1;
             if disk.as_ref().is_some_and(|d| d.is_finished())
                 && let Some(Ok(verdict)) = disk.take().map(std::thread::JoinHandle::join)
@@ -311,6 +338,64 @@ fn facts(core: &Core, s: &Sample, before: &Before, now: &Before) -> Facts {
         retransmitted: now.pressure.retransmitted.saturating_sub(before.pressure.retransmitted),
         unsent: core.conns.all().iter().map(|c| c.unsent()).sum(),
         stage: slowest_stage.map(|(spread, stage)| (stage.name(), spread.max)).unwrap_or_default(),
+        read: s.requests[0].max,
+        peers: peered(core, s, before, now),
+    }
+}
+
+fn peered(core: &Core, s: &Sample, before: &Before, now: &Before) -> Peered {
+    match core.service() {
+        Some(Service::Leading) => {
+            let mono = core.clock().mono();
+            let mut took: BTreeMap<ServerId, u64> = BTreeMap::new();
+            for (id, acks) in &now.acks {
+                let mut acks = acks.clone();
+                if let Some((_, earlier)) = before.acks.iter().find(|(of, _)| of == id) {
+                    acks.since(earlier);
+                }
+                took.insert(*id, acks.quantile(1.0));
+            }
+            let peers = core.peers().expect("a leader has peers");
+            let votes =
+                |id: &ServerId| core.settings.ensemble().is_some_and(|e| e.voters().any(|m| m.id == *id));
+            for id in peers.links().iter().filter_map(|link| link.learner.get()).filter(|id| votes(id)) {
+                let so_far = took.entry(*id).or_default();
+                let waits = peers.acks.waiting_since(*id).map_or(0, |since| mono.0.saturating_sub(since.0));
+                *so_far = (*so_far).max(waits);
+            }
+            Peered::Leads(took.into_iter().collect(), s.stages[Stage::Commit as usize].max)
+        }
+        Some(Service::Following | Service::Observing) => Peered::Learns(core.with_node(|n| n.zab().leader())),
+        _ => Peered::Alone,
+    }
+}
+
+/// What a wait of `waited` ns has to do with other servers, if it has.
+fn blame_peers(f: &Facts, waited: u64) -> Option<String> {
+    let ms = |ns: u64| ns / 1_000_000;
+    match &f.peers {
+        Peered::Alone => None,
+        Peered::Leads(followers, commit) => {
+            let slow: Vec<_> = followers.iter().filter(|(_, ns)| ns * 2 >= waited).collect();
+            if slow.is_empty() || (commit * 2 < waited && !f.stuck) {
+                return None;
+            }
+            let named = slow.iter().map(|(id, ns)| format!("server {id} ({} ms)", ms(*ns)));
+            let named = named.collect::<Vec<_>>().join(", ");
+            Some(format!(
+                "records were durable here and waited {} ms for a quorum; late with their acknowledgements: {named}: their \
+                 disks, their processors, or the network to them",
+                ms(*commit)
+            ))
+        }
+        // Reads are answered here: if they went on, it was not this server that stood still.
+        Peered::Learns(leader) if f.read * 2 < waited => {
+            let leader = leader.map_or("the leader".to_owned(), |id| format!("server {id}, which leads,"));
+            Some(format!(
+                "writes waited for {leader} or for the way to it: nothing here took as long; look at the warnings of that server"
+            ))
+        }
+        Peered::Learns(_) => None,
     }
 }
 
@@ -345,6 +430,8 @@ fn attribute(f: &Facts) -> Option<(Cause, String)> {
             f.sync.1 as f64 / 1e6
         );
         (Cause::Disk, text)
+    } else if let Some(why) = blame_peers(f, waited) {
+        (Cause::Peer, format!("{head}: a peer: {why}"))
     } else if *throttled >= 20 || *cpu >= 40 {
         let text = format!(
             "{head}: the processor: tasks waited for one {cpu} % of the time, the cgroup was throttled {throttled} %, this \
@@ -408,6 +495,34 @@ mod tests {
         let (cause, text) = caught.unwrap();
         assert_eq!(cause, Cause::Processor);
         assert!(text.contains("1300 ms") && text.contains("was not run for 1150 ms"), "{text}");
+    }
+
+    #[test]
+    fn a_peer_is_named_when_nothing_here_took_as_long() {
+        let leads = |two: u64, three: u64, commit: u64| {
+            Peered::Leads(vec![(ServerId(2), two * MS), (ServerId(3), three * MS)], commit * MS)
+        };
+        let (found, text) = second(|f| (f.slowest, f.peers) = (900 * MS, leads(880, 2, 870))).unwrap();
+        assert_eq!(found, Cause::Peer);
+        assert!(text.contains("server 2 (880 ms)") && !text.contains("server 3"), "{text}");
+        // One that is slow while a quorum goes on without it is not what anybody waits for.
+        assert_eq!(cause(|f| (f.slowest, f.peers) = (900 * MS, leads(880, 2, 3))), Some(Cause::Unknown));
+        // Nothing has been answered yet.
+        assert_eq!(
+            cause(|f| (f.stuck, f.outstanding, f.peers) = (true, 9, leads(990, 990, 0))),
+            Some(Cause::Peer)
+        );
+        // This server's own disk is the reason why it did not get there.
+        assert_eq!(
+            cause(|f| (f.slowest, f.sync.0, f.peers) = (900 * MS, 890 * MS, leads(880, 880, 880))),
+            Some(Cause::Disk)
+        );
+        let learns = || Peered::Learns(Some(ServerId(3)));
+        let (found, text) = second(|f| (f.slowest, f.read, f.peers) = (900 * MS, MS, learns())).unwrap();
+        assert_eq!(found, Cause::Peer);
+        assert!(text.contains("server 3, which leads"), "{text}");
+        let own = cause(|f| (f.slowest, f.read, f.peers) = (900 * MS, 880 * MS, learns()));
+        assert_eq!(own, Some(Cause::Unknown), "reads stood still too");
     }
 
     /// A stop of 400 ms beside a write that took five seconds is not what requests waited for.

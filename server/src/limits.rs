@@ -104,6 +104,15 @@ pub const STALL_MS: u64 = 500;
 /// Between two lines about standstills.
 pub const STALL_LOG_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Batches whose proposal is remembered until the followers acknowledge it: seconds of the fastest load.
+pub const ACKS: usize = 4096;
+
+/// Znodes of the tree of quotas that are looked at for the metrics: a scrape must not walk a tree that a client has grown.
+pub const QUOTAS: usize = 1024;
+
+/// A time without a processor that counts among the pauses: twice what an idle machine shows now and then.
+pub const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Children in one page of the tree browser at most.
 pub const CHILD_PAGE: usize = 500;
 

@@ -621,8 +621,9 @@ impl LogQueue {
             prepared: q.at,
             written: started,
             durable: ended,
+            timed: true,
         }));
-        core.submit_persisted(durable, ended);
+        core.submit_persisted(durable);
         true
     }
 

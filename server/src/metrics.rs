@@ -8,8 +8,12 @@ use crate::core::Core;
 use crate::limits;
 use crate::stats::{Counted, Counter, Measure, OPS};
 use crate::version;
+use engine::Identity;
 use node::Service;
 use node::stage::Stage;
+use proto::ServerId;
+use proto::acl::Id;
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
 
@@ -58,16 +62,16 @@ const COUNTERS: [(&str, Option<Counter>); 49] = [
     ("watch_bytes", Some(Counter::EventBytes)),
     ("commit_count", Some(Counter::Applied)),
     ("proposal_count", Some(Counter::Prepared)),
-    ("diff_count", None),
-    ("snap_count", None),
-    ("looking_count", None),
-    ("revalidate_count", None),
+    ("diff_count", Some(Counter::Diffs)),
+    ("snap_count", Some(Counter::Snaps)),
+    ("looking_count", Some(Counter::Looking)),
+    ("revalidate_count", Some(Counter::Revalidations)),
     ("connection_request_count", Some(Counter::Handshakes)),
     ("connection_rejected", Some(Counter::Rejected)),
-    ("connection_drop_count", None),
+    ("connection_drop_count", Some(Counter::Dropped)),
     ("connection_revalidate_count", Some(Counter::Resumptions)),
     ("sessionless_connections_expired", Some(Counter::SessionlessExpired)),
-    ("stale_sessions_expired", None),
+    ("stale_sessions_expired", Some(Counter::Expired)),
     ("stale_requests", None),
     ("stale_requests_dropped", None),
     ("stale_replies", None),
@@ -82,8 +86,8 @@ const COUNTERS: [(&str, Option<Counter>); 49] = [
     ("request_commit_queued", Some(Counter::Applied)),
     ("requests_not_forwarded_to_commit_processor", None),
     ("skip_learner_request_to_next_processor_count", None),
-    ("learner_proposal_received_count", None),
-    ("learner_commit_received_count", None),
+    ("learner_proposal_received_count", Some(Counter::LearnerProposals)),
+    ("learner_commit_received_count", Some(Counter::LearnerCommits)),
     ("quit_leading_due_to_disloyal_voter", None),
     ("response_packet_cache_hits", None),
     ("response_packet_cache_misses", None),
@@ -98,7 +102,7 @@ const COUNTERS: [(&str, Option<Counter>); 49] = [
     ("unsuccessful_handshake", None),
     ("tls_handshake_exceeded", None),
     ("insecure_admin_count", Some(Counter::Admin)),
-    ("cnxn_closed_without_zk_server_running", None),
+    ("cnxn_closed_without_zk_server_running", Some(Counter::NotServed)),
     ("snapshot_error_count", Some(Counter::SnapshotErrors)),
     ("snapshot_rate_limited_count", Some(Counter::SnapshotLimited)),
     ("restore_error_count", Some(Counter::RestoreErrors)),
@@ -111,14 +115,14 @@ const BASIC: [(&str, Source); 42] = [
     ("snapshottime", measured!(Ms, Snapshot)),
     ("dbinittime", measured!(Ms, Recovery)),
     ("restore_time", measured!(Ms, Restore)),
-    ("follower_sync_time", NONE),
-    ("observer_sync_time", NONE),
-    ("election_time", NONE),
-    ("unavailable_time", NONE),
-    ("leader_unavailable_time", NONE),
+    ("follower_sync_time", measured!(Ms, FollowerSync)),
+    ("observer_sync_time", measured!(Ms, ObserverSync)),
+    ("election_time", measured!(Ms, Election)),
+    ("unavailable_time", measured!(Ms, Unavailable)),
+    ("leader_unavailable_time", measured!(Ms, LeaderUnavailable)),
     ("connection_token_deficit", NONE),
-    ("inflight_snap_count", NONE),
-    ("inflight_diff_count", NONE),
+    ("inflight_snap_count", measured!(Plain, InflightSnaps)),
+    ("inflight_diff_count", measured!(Plain, InflightDiffs)),
     ("node_created_watch_count", measured!(Plain, CreatedEvents)),
     ("node_deleted_watch_count", measured!(Plain, DeletedEvents)),
     ("node_changed_watch_count", measured!(Plain, ChangedEvents)),
@@ -158,8 +162,8 @@ const ADVANCED: [(&str, Source); 23] = [
     ("propagation_latency", measured!(Ms, Update)),
     ("proposal_latency", staged!(Propose)),
     ("proposal_ack_creation_latency", staged!(Persist)),
-    ("commit_propagation_latency", NONE),
-    ("quorum_ack_latency", staged!(Commit)),
+    ("commit_propagation_latency", measured!(Ms, CommitPropagation)),
+    ("quorum_ack_latency", measured!(Ms, QuorumAck)),
     ("prep_processor_queue_time_ms", staged!(Admit)),
     ("sync_processor_queue_time_ms", staged!(Append)),
     ("sync_processor_queue_flush_time_ms", staged!(Persist)),
@@ -174,7 +178,7 @@ const ADVANCED: [(&str, Source); 23] = [
     ("om_proposal_process_time_ms", NONE),
     ("om_commit_process_time_ms", NONE),
     ("request_throttle_queue_time_ms", NONE),
-    ("jvm_pause_time_ms", NONE),
+    ("jvm_pause_time_ms", measured!(Ms, Pause)),
     ("dead_watchers_cleaner_latency", NONE),
 ];
 
@@ -356,15 +360,19 @@ impl Summary {
     }
 
     /// What Prometheus gets: quantiles, count and sum.
-    fn samples(&self, out: &mut Text) {
+    fn samples(&self, out: &mut Text, label: &str) {
         let quantiles: &[f64] = if self.advanced { &[0.5, 0.9, 0.99] } else { &[0.5] };
+        let (comma, braces) = match label {
+            "" => ("", String::new()),
+            label => (",", format!("{{{label}}}")),
+        };
         for &q in quantiles {
             let value = self.unit.scale(self.counted.quantile(q) as f64);
-            out.sample(self.name, &format!("{{quantile=\"{q}\"}}"), Number::Real(value));
+            out.sample(self.name, &format!("{{{label}{comma}quantile=\"{q}\"}}"), Number::Real(value));
         }
-        out.sample(&format!("{}_count", self.name), "", Number::Real(self.counted.count() as f64));
+        out.sample(&format!("{}_count", self.name), &braces, Number::Real(self.counted.count() as f64));
         let sum = self.unit.scale(self.counted.sum as f64);
-        out.sample(&format!("{}_sum", self.name), "", Number::Real(sum));
+        out.sample(&format!("{}_sum", self.name), &braces, Number::Real(sum));
     }
 }
 
@@ -412,12 +420,83 @@ fn quorum_gauges(core: &Core) -> Vec<(&'static str, Number)> {
                 ("synced_observers", synced(true)),
                 ("pending_syncs", int(learners.iter().filter(|(_, _, up)| !up).count() as u64)),
                 ("leader_uptime", int(core.uptime_ms())),
+                ("last_proposal_size", int(core.proposals.last.load(Ordering::Relaxed))),
+                ("max_proposal_size", int(core.proposals.max.load(Ordering::Relaxed))),
+                ("min_proposal_size", int(core.proposals.min.load(Ordering::Relaxed))),
             ]);
         }
         Some(Service::Following) => out.push(("synced_observers", int(0))),
         _ => {}
     }
     out
+}
+
+/// Apache's gauges of quotas, which it has for each top-level path below which there are some.
+const QUOTAS: [&str; 4] = [
+    "quota_count_limit_per_namespace",
+    "quota_bytes_limit_per_namespace",
+    "quota_count_usage_per_namespace",
+    "quota_bytes_usage_per_namespace",
+];
+
+/// Where quotas stand: each below this at the path that it is of.
+const QUOTA_ROOT: &str = "/zookeeper/quota";
+
+/// The paths with a quota. Of a tree of quotas that is larger than [`limits::QUOTAS`] znodes, those in the part looked at.
+fn quota_paths(core: &Core) -> Vec<String> {
+    let who = Identity::new(vec![Id::new("super", "")]);
+    let (mut found, mut left) = (Vec::new(), limits::QUOTAS);
+    let mut below = vec![QUOTA_ROOT.to_owned()];
+    while let Some(at) = below.pop()
+        && left > 0
+    {
+        let Ok(page) = core.tree.child_page(&at, &who, "", "", limits::QUOTAS) else { continue };
+        left = left.saturating_sub(page.names.len());
+        for name in page.names.iter() {
+            match &**name {
+                "zookeeper_limits" if at == QUOTA_ROOT => found.push("/".to_owned()),
+                "zookeeper_limits" => found.push(at[QUOTA_ROOT.len()..].to_owned()),
+                "zookeeper_stats" => {}
+                name => below.push(format!("{at}/{name}")),
+            }
+        }
+    }
+    found
+}
+
+/// The values of [`QUOTAS`] by top-level path, the most used first: a hard limit counts before a soft one, and of a limit that
+/// is not set nothing is added.
+fn quotas(core: &Core) -> Vec<(String, i64, [i64; 4])> {
+    let mut by_top: BTreeMap<String, [i64; 4]> = BTreeMap::new();
+    for path in quota_paths(core) {
+        let Some(quota) = core.tree.quota_for(&path).filter(|q| *q.prefix == *path) else { continue };
+        let top = path[1..].split('/').next().map_or("/".to_owned(), |name| format!("/{name}"));
+        let (count, bytes) = quota.used.unwrap_or_default();
+        let limit = |hard: i64, soft: i64| if hard >= 0 { hard } else { soft.max(0) };
+        let sums = by_top.entry(top).or_default();
+        for (sum, value) in sums.iter_mut().zip([
+            limit(quota.count_hard_limit, quota.count_limit),
+            limit(quota.bytes_hard_limit, quota.bytes_limit),
+            count.max(0),
+            bytes.max(0),
+        ]) {
+            *sum = sum.saturating_add(value);
+        }
+    }
+    let mut all: Vec<_> = by_top.into_iter().map(|(top, values)| (top, values[2], values)).collect();
+    all.sort_by_key(|(_, used, _)| std::cmp::Reverse(*used));
+    all.truncate(limits::TOP);
+    all
+}
+
+/// How long each follower of this leader takes to acknowledge.
+fn acknowledgements(core: &Core) -> Vec<(ServerId, Counted)> {
+    let leads = core.service() == Some(Service::Leading);
+    core.peers().filter(|_| leads).map_or_else(Vec::new, |peers| peers.acks.times())
+}
+
+fn of_acknowledgements(counted: Counted) -> Summary {
+    Summary { name: "ack_latency", advanced: true, unit: Unit::Ms, counted }
 }
 
 /// All of Apache's metrics: gauges, counters, summaries, by key without prefix.
@@ -437,6 +516,16 @@ pub fn monitor(core: &Core) -> Vec<(String, Number)> {
             all.push((format!("cnt_{key}_{name}"), int(count)));
             all.push((format!("sum_{key}_{name}"), int(bytes)));
         }
+    }
+    for (key, _, values) in quotas(core) {
+        let key = key.trim_start_matches('/');
+        all.extend(QUOTAS.iter().zip(values).map(|(name, value)| (format!("{key}_{name}"), int(value))));
+    }
+    for (id, times) in acknowledgements(core) {
+        all.extend(of_acknowledgements(times).lines().into_iter().map(|(name, value)| {
+            let (kind, name) = name.split_once('_').expect("each line is of a kind");
+            (format!("{kind}_{}_{name}", id.0), value)
+        }));
     }
     // A name that a client has chosen must not end a line of mntr.
     all.retain(|(key, _)| !key.chars().any(|c| c.is_whitespace() || c.is_control()));
@@ -509,7 +598,21 @@ fn apache(core: &Core, process: &Process, text: &mut Text) {
     }
     for summary in summaries(core) {
         text.head(summary.name, "summary");
-        summary.samples(text);
+        summary.samples(text, "");
+    }
+    let acknowledged = acknowledgements(core);
+    if !acknowledged.is_empty() {
+        text.head("ack_latency", "summary");
+        for (id, times) in acknowledged {
+            of_acknowledgements(times).samples(text, &format!("key=\"{id}\""));
+        }
+    }
+    let quotas = quotas(core);
+    for (i, name) in QUOTAS.iter().enumerate().filter(|_| !quotas.is_empty()) {
+        text.head(name, "gauge");
+        for (top, _, values) in &quotas {
+            text.sample(name, &format!("{{key={}}}", quoted(top.trim_start_matches('/'))), int(values[i]));
+        }
     }
 }
 
@@ -638,7 +741,11 @@ fn usage(core: &Core, text: &mut Text) {
             int(used.read_bytes + used.write_bytes),
         );
     }
-    text.help("falconer_namespace_outstanding", "gauge", "Requests without a reply by top-level path, of the same");
+    text.help(
+        "falconer_namespace_outstanding",
+        "gauge",
+        "Requests without a reply by top-level path, of the same",
+    );
     let waiting = accounting::outstanding(core);
     for (name, _) in &namespaces {
         let n = waiting.get(name).copied().unwrap_or(0);

@@ -25,6 +25,8 @@ pub struct Trace {
     pub written: Instant,
     /// It was complete.
     pub durable: Instant,
+    /// The role under which it was written has not ended: its times mean something.
+    pub timed: bool,
 }
 
 /// The batches that are durable and not applied, and the requests that took too long.
@@ -81,15 +83,25 @@ impl Requests {
         self.traces.lock().extend(traces);
     }
 
-    /// Everything up to `upto` is applied and answered. `see` gets each record of it once.
-    pub fn applied(&self, upto: Zxid, mut see: impl FnMut(&[u8])) {
+    /// Everything up to `upto` is applied and answered. `see` gets each batch of it once.
+    pub fn applied(&self, upto: Zxid, mut see: impl FnMut(&Trace)) {
         let mut traces = self.traces.lock();
         while let Some(trace) = traces.front()
             && trace.batch.last().is_none_or(|last| last <= upto)
         {
-            trace.batch.iter().for_each(|(_, record)| see(record));
+            see(trace);
             traces.pop_front();
         }
+    }
+
+    /// A role has ended: what is in flight may be applied under another one, much later.
+    pub fn role_ended(&self) {
+        self.traces.lock().iter_mut().for_each(|trace| trace.timed = false);
+    }
+
+    /// The log was cut: what lay behind `after` will never be applied.
+    pub fn cut(&self, after: Zxid) {
+        self.traces.lock().retain(|trace| trace.batch.last().is_none_or(|last| last <= after));
     }
 
     /// What is in flight will never be applied.
@@ -199,5 +211,38 @@ fn path_of(txn: &Txn<'_>) -> Option<String> {
         }),
         Txn::Error { code } => Some(format!("(error {code})")),
         Txn::CreateSession { .. } | Txn::CloseSession { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Epoch;
+
+    fn trace(zxid: Zxid) -> Trace {
+        let mut batch = RecordBatch::new();
+        batch.push_with(zxid, |out| out.push(0));
+        let (at, timed) = (Instant(1), true);
+        Trace { batch: Arc::new(batch), admitted: at, prepared: at, written: at, durable: at, timed }
+    }
+
+    #[test]
+    fn what_is_kept_over_an_election_has_no_times_and_what_is_cut_off_is_forgotten() {
+        let z = |epoch, n| Zxid::new(Epoch(epoch), n);
+        let requests = Requests::new(None);
+        requests.durable([z(1, 1), z(1, 2), z(1, 3)].map(trace).into_iter());
+        let seen = |upto| {
+            let mut seen = Vec::new();
+            requests.applied(upto, |t| seen.push((t.batch.last().unwrap(), t.timed)));
+            seen
+        };
+        assert_eq!(seen(z(1, 1)), [(z(1, 1), true)]);
+        requests.role_ended();
+        requests.cut(z(1, 2));
+        requests.durable([trace(z(2, 1))].into_iter());
+        assert_eq!(seen(z(2, 1)), [(z(1, 2), false), (z(2, 1), true)]);
+        requests.durable([trace(z(2, 2))].into_iter());
+        requests.forget();
+        assert_eq!(seen(z(9, 0)), []);
     }
 }

@@ -9,8 +9,8 @@
 
 mod histogram;
 
-pub use histogram::Counted;
-use histogram::{Histogram, Writer, add};
+use histogram::add;
+pub use histogram::{Counted, Histogram, Writer};
 use node::stage::Stage;
 use parking_lot::Mutex;
 use proto::Instant;
@@ -72,10 +72,26 @@ pub enum Counter {
     RestoreErrors,
     /// Requests to the admin interface, which has no TLS.
     Admin,
+    /// Connections closed since nobody was served.
+    NotServed,
+    /// Sessions that this leader has let expire.
+    Expired,
+    /// How often this server has begun to look for a leader.
+    Looking,
+    /// Learners brought up to date by a stretch of the log, a cut, or nothing.
+    Diffs,
+    /// Learners brought up to date by a snapshot.
+    Snaps,
+    /// Learners' questions whether a session is alive.
+    Revalidations,
+    /// Proposals from the leader.
+    LearnerProposals,
+    /// Commits from the leader.
+    LearnerCommits,
 }
 
 impl Counter {
-    const COUNT: usize = Counter::Admin as usize + 1;
+    const COUNT: usize = Counter::LearnerCommits as usize + 1;
 }
 
 /// What is counted by size. Times are in ns.
@@ -140,10 +156,30 @@ pub enum Measure {
     ChildEvents,
     /// Requests of one connection without a reply, when one more comes behind a write.
     BehindWrites,
+    /// From a proposal until a quorum has it; of a server alone, until it is durable.
+    QuorumAck,
+    /// From the time in a record, by the leader's clock, until a learner hears that it is committed.
+    CommitPropagation,
+    /// From the search for a leader until one is found.
+    Election,
+    /// From the end of service until it begins again.
+    Unavailable,
+    /// That, of a server that leads then.
+    LeaderUnavailable,
+    /// From an election until this follower serves.
+    FollowerSync,
+    /// The same of an observer.
+    ObserverSync,
+    /// Learners that are not up to date, when one more begins to be brought up by the log.
+    InflightDiffs,
+    /// Snapshots on their way to learners, when one more begins.
+    InflightSnaps,
+    /// This process was not run.
+    Pause,
 }
 
 impl Measure {
-    const COUNT: usize = Measure::BehindWrites as usize + 1;
+    const COUNT: usize = Measure::Pause as usize + 1;
 
     /// Where the times of a stage are counted.
     pub const fn stage(stage: Stage) -> usize {

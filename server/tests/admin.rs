@@ -123,6 +123,40 @@ fn everything_that_dashboards_ask_for_has_a_value() {
     assert!(monitor["cnt_node_changed_watch_count"].as_f64().unwrap() >= 49.0);
 }
 
+/// Sessions that end by themselves, and quotas, have their figures too.
+#[test]
+fn expired_sessions_and_quotas_are_shown() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ADMIN));
+    let mut client = Client::connect(server.port, 10_000);
+    client.create("/app", b"12345", 0).unwrap();
+    client.create("/app/child", b"1", 0).unwrap();
+    client.create("/zookeeper/quota/app", b"", 0).unwrap();
+    client
+        .create("/zookeeper/quota/app/zookeeper_limits", b"count=7,bytes=-1=;byteHardLimit=900", 0)
+        .unwrap();
+    client.create("/zookeeper/quota/app/zookeeper_stats", b"count=0,bytes=0", 0).unwrap();
+    // It goes away without a word.
+    drop(Client::connect(server.port, 1_000));
+    let monitor = loop {
+        let monitor = http(server.admin, "GET", "/commands/monitor", &[]).json();
+        assert_eq!(client.ping().header.err, 0);
+        if monitor["stale_sessions_expired"].as_i64().unwrap() > 0 {
+            break monitor;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(monitor["connection_drop_count"].as_i64().unwrap() >= 1);
+    let page = http(server.admin, "GET", "/metrics", &[]).text();
+    check_exposition(&page);
+    for (name, value) in [("count_limit", 7), ("bytes_limit", 900)] {
+        assert_eq!(monitor[format!("app_quota_{name}_per_namespace")], value, "{monitor}");
+        assert!(page.contains(&format!("\nquota_{name}_per_namespace{{key=\"app\"}} {value}.0\n")), "{page}");
+    }
+    assert!(monitor["app_quota_count_usage_per_namespace"].is_number(), "{monitor}");
+    assert!(page.contains("\nfalconer_namespace_outstanding{namespace=\"/app\"} 0.0\n"), "{page}");
+}
+
 /// Names, kinds, form; no NaN.
 fn check_exposition(text: &str) {
     let mut kinds = std::collections::HashMap::new();

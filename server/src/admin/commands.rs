@@ -113,11 +113,8 @@ const COMMANDS: [Command; 29] = [
             out.put(&key, number(value));
         }
     }),
-    change(&["observer_connection_stat_reset", "orst"], |_, _, _| {}),
-    get(&["observers", "obsr"], |_, out| {
-        out.put("synced_observers", 0_i64);
-        out.put("observers", Json::List(Vec::new()));
-    }),
+    change(&["observer_connection_stat_reset", "orst"], |core, _, _| ensemble::reset_observers(core)),
+    get(&["observers", "obsr"], ensemble::observers),
     Command { names: &["restore", "rest"], needs: Needs::Root, run: Run::Restore },
     get(&["ruok"], |_, _| {}),
     get(&["server_stats", "srvr"], server_stats),
@@ -396,7 +393,7 @@ fn server_stats(core: &Core, out: &mut Json) {
         "max_buffer_size": sizes.max,
     });
     out.put("version", format!("{}, built on {}", version::FULL_NUMBER, version::BUILT));
-    out.put("read_only", false);
+    out.put("read_only", core.service() == Some(node::Service::ReadOnly));
     out.put(
         "server_stats",
         json!({
@@ -421,5 +418,17 @@ fn server_stats(core: &Core, out: &mut Json) {
         }),
     );
     out.put("client_response", response);
+    if core.service() == Some(node::Service::Leading) {
+        let size = |n: &std::sync::atomic::AtomicI64| n.load(Ordering::Relaxed);
+        let sizes = &core.proposals;
+        out.put(
+            "proposal_stats",
+            json!({
+                "last_buffer_size": size(&sizes.last),
+                "min_buffer_size": size(&sizes.min),
+                "max_buffer_size": size(&sizes.max),
+            }),
+        );
+    }
     out.put("node_count", core.tree.stats().znodes);
 }

@@ -4,8 +4,12 @@ use super::json::Json;
 use crate::core::Core;
 use crate::fourletter::mode;
 use crate::json;
+use crate::peers::link::Link;
 use config::{Ensemble, HostPort, Member, Membership, Role};
 use node::Service;
+use proto::ServerId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 fn ensemble(core: &Core) -> Option<&Ensemble> {
     match &core.settings.membership {
@@ -32,6 +36,45 @@ pub fn leader(core: &Core, out: &mut Json) {
 pub fn voting_view(core: &Core, out: &mut Json) {
     let views = ensemble(core).into_iter().flat_map(|e| e.voters().map(|m| (m.id.0.to_string(), view(m))));
     out.put("current_config", Json::Map(views.collect()));
+}
+
+/// The links of the observers of this leader, with their ids.
+fn observer_links(core: &Core) -> Vec<(ServerId, Arc<Link>)> {
+    let Some((e, peers)) = ensemble(core).zip(core.peers()).filter(|_| is_leader(core)) else {
+        return Vec::new();
+    };
+    let observes = |id: &ServerId| e.members.get(id).is_none_or(|m| m.role == Role::Observer);
+    let links = peers.links().into_iter().filter(|link| !link.is_cut());
+    links.filter_map(|link| Some((link.learner.get().copied().filter(observes)?, link))).collect()
+}
+
+/// The command `observers`.
+pub fn observers(core: &Core, out: &mut Json) {
+    let learners = core.with_node(|n| n.zab().learners());
+    let synced = learners.iter().filter(|(_, observes, synced)| *observes && *synced).count();
+    let rows = observer_links(core).into_iter().map(|(id, link)| {
+        let unsent = link.unsent();
+        json!({
+            "remote_socket_address": link.peer.to_string(),
+            "sid": id.0,
+            "established": link.established.0,
+            // What waits is counted in bytes: it may be a part of a snapshot.
+            "queued_packets": i64::from(unsent > 0),
+            "queued_packets_size": unsent,
+            "packets_received": link.counts.received.load(Relaxed),
+            "packets_sent": link.counts.sent.load(Relaxed),
+            "requests": link.counts.requests.load(Relaxed),
+            "last_zxid": format!("{:#x}", link.counts.last.load(Relaxed)),
+        })
+    });
+    let rows: Vec<Json> = rows.collect();
+    out.put("synced_observers", synced);
+    out.put("observers", rows);
+}
+
+/// The command `observer_connection_stat_reset`.
+pub fn reset_observers(core: &Core) {
+    observer_links(core).iter().for_each(|(_, link)| link.counts.reset());
 }
 
 fn view(m: &Member) -> Json {

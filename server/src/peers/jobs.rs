@@ -8,6 +8,7 @@ use super::Message;
 use super::link::{Job, Link};
 use crate::boot::{Nobody, with_causes};
 use crate::core::Core;
+use crate::stats::{Counter, Measure};
 use engine::{Applier, Settled, Tree};
 use proto::jute::Put;
 use proto::peer::FromLeader;
@@ -17,6 +18,7 @@ use snapshot::Kind;
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// What stands behind a snapshot in the stream.
@@ -70,9 +72,23 @@ pub fn begin(core: Arc<Core>, link: Arc<Link>, job: Job) {
     let run = move || {
         let mut next = Some(job);
         while let Some(job) = next {
+            let peers = core.peers().expect("a link belongs to an ensemble");
             let done = match job {
-                Job::Snapshot => send_snapshot(&core, &link),
-                Job::Log { after, upto } => send_log(&core, &link, after, upto),
+                Job::Snapshot => {
+                    let under_way = &peers.snapshots;
+                    let others = under_way.fetch_add(1, Ordering::Relaxed);
+                    core.stats.add(Counter::Snaps, 1);
+                    core.stats.measure(Measure::InflightSnaps, others as u64 + 1, 1);
+                    let sent = send_snapshot(&core, &link);
+                    under_way.fetch_sub(1, Ordering::Relaxed);
+                    sent
+                }
+                Job::Log { after, upto } => {
+                    peers.logs.fetch_add(1, Ordering::Relaxed);
+                    let sent = send_log(&core, &link, after, upto);
+                    peers.logs.fetch_sub(1, Ordering::Relaxed);
+                    sent
+                }
             };
             if let Err(e) = done {
                 tracing::warn!(peer = %link.peer, ?job, "a learner could not be brought up to date: {e}");

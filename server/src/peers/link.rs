@@ -3,12 +3,15 @@
 //! Packets go straight to the outlet while no job is under way; behind a job they wait, in order. What waits is bounded:
 //! a learner that can't keep up is cut off, and comes back for a snapshot, rather than fill the leader's memory.
 
+use crate::core::wall_now;
 use crate::limits;
 use crate::outlet::{Flush, Outlet};
 use parking_lot::{Condvar, Mutex};
-use proto::{LinkId, ServerId, Zxid};
+use proto::{LinkId, ServerId, WallMs, Zxid};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// What takes long, and nothing else may be sent meanwhile.
@@ -33,6 +36,12 @@ pub struct Link {
     pub peer: SocketAddr,
     /// The server that was dialled; `None`: it was accepted.
     pub dialled: Option<ServerId>,
+    /// Who is at the other end of one that was accepted, as it says: for what is shown, never for what is decided.
+    pub learner: OnceLock<ServerId>,
+    /// When, by the wall clock.
+    pub established: WallMs,
+    /// Packets put into it, received, and of those requests of the learner's clients.
+    pub counts: Counts,
     outlet: Outlet,
     lane: Mutex<Lane>,
     /// The socket has taken bytes, or is gone: a job goes on.
@@ -58,6 +67,26 @@ enum Waiting {
 #[derive(Debug)]
 pub struct Stalled;
 
+/// What a link has carried.
+#[derive(Default)]
+pub struct Counts {
+    /// Packets for the other side.
+    pub sent: AtomicU64,
+    /// Packets from it.
+    pub received: AtomicU64,
+    /// Requests among those.
+    pub requests: AtomicU64,
+    /// The last zxid that was proposed to it, or that it was informed of.
+    pub last: AtomicU64,
+}
+
+impl Counts {
+    /// Begins anew, as `orst` does.
+    pub fn reset(&self) {
+        [&self.sent, &self.received, &self.requests].into_iter().for_each(|n| n.store(0, Relaxed));
+    }
+}
+
 impl Link {
     /// A link over a connection just made.
     pub fn new(id: LinkId, peer: SocketAddr, dialled: Option<ServerId>, stream: mio::net::TcpStream) -> Link {
@@ -65,6 +94,9 @@ impl Link {
             id,
             peer,
             dialled,
+            learner: OnceLock::new(),
+            established: wall_now(),
+            counts: Counts::default(),
             outlet: Outlet::new(stream, peer, limits::LINK_UNSENT_MAX),
             lane: Mutex::default(),
             drained: Condvar::new(),

@@ -14,6 +14,7 @@
 //!
 //! Not here: who may lead, what is sent to whom, when a silent peer is given up (`zab`, `node`).
 
+pub mod acks;
 pub mod dial;
 pub mod election;
 pub mod jobs;
@@ -21,6 +22,7 @@ pub mod link;
 pub mod net;
 
 use crate::limits;
+use acks::Acks;
 use config::{Ensemble, HostPort};
 use dial::{Dialled, Purpose};
 use election::{Action, Election};
@@ -32,7 +34,7 @@ use proto::peer::{Address, FromLeader};
 use proto::{LinkId, ServerId, Zxid};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use zab::Records;
 
@@ -116,12 +118,21 @@ pub struct Peers {
     mailbox: Mutex<Vec<Message>>,
     waker: Waker,
     notified: AtomicBool,
+    /// How long followers take.
+    pub acks: Acks,
+    /// Snapshots on their way.
+    pub snapshots: AtomicUsize,
+    /// Stretches of the log on their way.
+    pub logs: AtomicUsize,
 }
 
 impl Peers {
     fn new(config: PeersConfig, waker: Waker) -> Peers {
         let others = config.members.keys().copied().filter(|id| *id != config.me);
         Peers {
+            acks: Acks::new(others.clone()),
+            snapshots: AtomicUsize::new(0),
+            logs: AtomicUsize::new(0),
             election: Mutex::new(Election::new(config.me, config.own_address(), others)),
             links: Mutex::default(),
             next_link: AtomicU64::new(1),
@@ -200,9 +211,10 @@ impl Peers {
         }
     }
 
-    /// Puts packets into the queue of a link. Returns it when it is to be flushed.
-    pub fn send(&self, id: LinkId, packets: &[u8]) -> Option<Arc<Link>> {
+    /// Puts `count` packets into the queue of a link. Returns it when it is to be flushed.
+    pub fn send(&self, id: LinkId, packets: &[u8], count: u64) -> Option<Arc<Link>> {
         let link = self.link(id)?;
+        link.counts.sent.fetch_add(count, Ordering::Relaxed);
         link.push(packets).then_some(link)
     }
 
@@ -211,6 +223,15 @@ impl Peers {
         let link = self.link(id)?;
         link.push_job(job).map(|job| (link, job))
     }
+}
+
+/// How many packets these bytes are.
+pub fn count_packets(mut packets: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Ok(Some(len)) = proto::peer::packet_len(packets, packets.len()) {
+        (packets, count) = (&packets[len..], count + 1);
+    }
+    count
 }
 
 /// PROPOSALs of the records, or INFORMs: their bytes as they stand in the batch, each behind its packet's head.

@@ -496,6 +496,17 @@ fn run_frames(core: &Core, from: ServerId, input: &mut Vec<u8>) -> After {
     After::Keep
 }
 
+/// Notes who the other end says to be.
+fn introduce(core: &Core, link: &Link, packet: &FromLearner<'_>) {
+    if let FromLearner::Info { info, .. } = packet
+        && let Some(server) = info.server
+        && link.learner.set(server).is_ok()
+        && let Some(peers) = core.peers()
+    {
+        peers.acks.begins(server);
+    }
+}
+
 /// Hands on the whole packets in `input`, up to a SNAP: what follows it is no packet.
 fn run_packets(core: &Core, link: &Arc<Link>, input: &mut Vec<u8>, lent: &mut bool, max: usize) -> After {
     let mut at = 0;
@@ -516,11 +527,15 @@ fn run_packets(core: &Core, link: &Arc<Link>, input: &mut Vec<u8>, lent: &mut bo
         let understood = if from_leader {
             FromLeader::parse(&packet).map(drop)
         } else {
-            FromLearner::parse(&packet).map(drop)
+            FromLearner::parse(&packet).map(|packet| introduce(core, link, &packet))
         };
         if let Err(e) = understood {
             tracing::warn!(peer = %link.peer, "closing: {e}");
             break After::Drop;
+        }
+        link.counts.received.fetch_add(1, Ordering::Relaxed);
+        if !from_leader && packet.kind == proto::peer::kind::REQUEST {
+            link.counts.requests.fetch_add(1, Ordering::Relaxed);
         }
         core.submit_packet(link.id, from_leader, bytes);
         at += bytes.len();
