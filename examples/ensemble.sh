@@ -1,9 +1,9 @@
 #!/bin/bash
 # Three servers on this machine that form an ensemble: ensemble.sh start | status | stop
 #
-# Ports 2181 to 2183 for clients, 2888 to 2890 and 3888 to 3890 between the servers, all on the loopback address; data,
-# configurations and logs in ./falconer-ensemble. What `start` writes there is what each of three machines would have, but
-# for the ports.
+# Ports 2181 to 2183 for clients, 8080 to 8082 for the admin interfaces, 2888 to 2890 and 3888 to 3890 between the servers, all
+# on the loopback address; data, configurations and logs in ./falconer-ensemble. What `start` writes there is what each of three
+# machines would have, but for the ports. All of it at a glance: falconer status --admin 8080,8081,8082
 set -euo pipefail
 falconerd="$(dirname "$0")/../target/release/falconerd"
 home="$PWD/falconer-ensemble"
@@ -23,10 +23,10 @@ clientPortAddress=127.0.0.1
 tickTime=2000
 initLimit=10
 syncLimit=5
-admin.enableServer=false
-server.1=127.0.0.1:2888:3888
-server.2=127.0.0.1:2889:3889
-server.3=127.0.0.1:2890:3890
+admin.serverPort=$((8079 + n))
+server.1=127.0.0.1:2888:3888;127.0.0.1:2181
+server.2=127.0.0.1:2889:3889;127.0.0.1:2182
+server.3=127.0.0.1:2890:3890;127.0.0.1:2183
 END
         if [ -f "$home/$n/pid" ] && kill -0 "$(cat "$home/$n/pid")" 2> /dev/null; then
             echo "server $n runs already"

@@ -1,15 +1,19 @@
-"""What operators see and do of an ensemble: who is ready, and a restore of all of it.
+"""What operators see and do of an ensemble: the admin interface of its members, the tools, stalls, who is ready, a restore.
 
     operators.py [--only NAME[,NAME...]] [--keep] [server-command...]
 
-The given server (the release build) forms ensembles of three, and of three and an observer.
+The given server (the release build) forms ensembles of three, and of three and an observer. What is demanded of the commands
+was seen of an ensemble of Apache ZooKeeper 3.8.0 with the same four members.
 """
 
 import argparse
 import http.client
 import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -18,6 +22,7 @@ import server as servers  # noqa: E402
 import wire  # noqa: E402
 
 MAY = {"Authorization": "digest a:b"}
+FALCONER = os.path.join(servers.ROOT, "target", "release", "falconer")
 
 
 class Failed(Exception):
@@ -57,10 +62,11 @@ def ask(member, path, method="GET", body=None, headers=None, timeout=60.0):
         connection.close()
 
 
-def form(command, count=3, observer=True):
+def form(command, count=3, observer=True, config=None):
     """An ensemble with an admin interface on each member; the last one observes, if `observer`."""
     total = count + observer
     base = {"admin.enableServer": "true", "admin.serverAddress": "127.0.0.1", "admin.rateLimiterIntervalInMS": 0}
+    base.update(config or {})
     observers = (total,) if observer else ()
     e = ensembles.Ensemble([command] * total, observers=observers, config=base, name="operators")
     for member in e:
@@ -111,6 +117,211 @@ def comes_to(member, wanted, view=lambda found: found):
             return
         demand(time.monotonic() < deadline, f"server {member.number} shows another state: {found}")
         time.sleep(0.02)
+
+
+# What Apache 3.8.0's members answer (observed), where the answer does not depend on the release: the names of the fields, by
+# role. A value of None: whatever it is.
+LEADER = ["is_leader", "leader_id", "leader_ip", "command", "error"]
+ZABSTATE = ["myid", "is_leader", "quorum_address", "election_address", "client_address", "voting", "last_zxid", "zab_epoch",
+            "zab_counter", "zabstate", "command", "error"]
+VIEW = {"server_addresses", "election_addresses", "client_address", "learner_type"}
+STATS = ["version", "read_only", "server_stats", "client_response"]
+BY_ROLE = {
+    "leader": {"learners", "synced_followers", "synced_non_voting_followers", "synced_observers", "pending_syncs",
+               "leader_uptime", "last_proposal_size", "max_proposal_size", "min_proposal_size", "quorum_size"},
+    "follower": {"synced_observers", "quorum_size"},
+    "observer": {"quorum_size"},
+}
+OBSERVER = {"remote_socket_address", "sid", "established", "queued_packets", "queued_packets_size", "packets_received",
+            "packets_sent", "requests", "last_zxid"}
+
+
+def check_member(member, leader):
+    """Fields and values of the commands about an ensemble."""
+    get = lambda name: ask(member, f"/commands/{name}").json()  # noqa: E731
+    here = member.number == leader.number
+    role = "leader" if here else "observer" if member.number == 4 else "follower"
+    found = get("leader")
+    demand(list(found) == LEADER, f"leader: {list(found)}")
+    demand((found["is_leader"], found["leader_id"], found["leader_ip"]) == (here, leader.number, "127.0.0.1"), f"{found}")
+    found = get("zabstate")
+    demand(list(found) == ZABSTATE, f"zabstate: {list(found)}")
+    demand((found["myid"], found["is_leader"], found["voting"], found["zabstate"])
+           == (member.number, here, role != "observer", "broadcast"), f"{found}")
+    demand(int(found["last_zxid"], 16) == found["zab_epoch"] << 32 | found["zab_counter"] and found["zab_epoch"] > 0, f"{found}")
+    view = get("voting_view")["current_config"]
+    demand(sorted(view) == ["1", "2", "3"] and all(set(v) == VIEW for v in view.values()), f"{view}")
+    demand(view["1"]["server_addresses"][0].startswith("127.0.0.1:") and view["1"]["learner_type"] == "participant", f"{view}")
+    demand(get("configuration")["server_id"] == member.number, "server_id")
+    found = get("observers")
+    demand(list(found) == ["synced_observers", "observers", "command", "error"], f"{found}")
+    if here:
+        demand(found["synced_observers"] == 1 and len(found["observers"]) == 1, f"{found}")
+        demand(set(found["observers"][0]) == OBSERVER and found["observers"][0]["sid"] == 4, f"{found}")
+    found = get("server_stats")
+    wanted = STATS + (["proposal_stats"] if here else []) + ["node_count", "command", "error"]
+    demand(list(found) == wanted, f"server_stats of a {role}: {list(found)}")
+    demand(found["server_stats"]["server_state"] == role, f"{found['server_stats']}")
+    if here:
+        demand(set(found["proposal_stats"]) == {"last_buffer_size", "min_buffer_size", "max_buffer_size"}, f"{found}")
+        demand(found["proposal_stats"]["max_buffer_size"] > 0, f"{found}")
+    found = get("monitor")
+    demand(found["server_state"] == role, found["server_state"])
+    doing = {"leader": "leading", "follower": "following", "observer": "observing"}[role]
+    demand(found["peer_state"] == f"{doing} - broadcast", f"{found.get('peer_state')}")
+    for key in BY_ROLE[role]:
+        demand(key in found, f"a {role} lacks {key}")
+    demand(found["quorum_size"] == 3, f"{found['quorum_size']}")
+    if here:
+        demand((found["learners"], found["synced_followers"], found["synced_observers"]) == (3, 2, 1), f"{found}")
+    else:
+        demand("learners" not in found, "only a leader has learners")
+    demand(found["looking_count"] >= 1 and found["cnt_election_time"] >= 1, "it has looked for a leader")
+    if role == "follower":
+        demand(found["cnt_follower_sync_time"] >= 1, "it was synchronised")
+        demand(found["learner_proposal_received_count"] > 0 and found["learner_commit_received_count"] > 0, "proposals")
+    demand(found["commit_count"] >= 50, f"commit_count of a {role}: {found['commit_count']}")
+    demand(found["cnt_unavailable_time"] >= 1, "it was unavailable before it served")
+    if here:
+        demand(found["cnt_quorum_ack_latency"] >= 50 and found["cnt_leader_unavailable_time"] >= 1, "leader's times")
+        others = [n for n in (1, 2, 3) if n != member.number]
+        demand(all(found[f"cnt_{n}_ack_latency"] >= 50 for n in others), f"{[k for k in found if 'ack_latency' in k]}")
+
+
+def fields(s):
+    e = s.ensemble()
+    leader = e.start()
+    write_state(leader)
+    for member in e:
+        wait_for(lambda: ask(member, "/readyz").status == 200)
+        demand(len(state(member)) >= 51, "the observer and the followers show what was written")
+        check_member(member, leader)
+        page = ask(member, "/metrics").body.decode()
+        demand("\nquorum_size 3.0" in page, "Prometheus")
+        demand("NaN" not in page, "NaN")
+        for stage in ("append", "persist", "commit", "apply"):
+            count = float(page.split(f'falconer_stage_seconds_count{{stage="{stage}"}} ')[1].split("\n")[0])
+            demand(count >= 50, f"server {member.number} counted {count} records in the stage {stage}")
+    demand('ack_latency{key="' in ask(leader, "/metrics").body.decode(), "ack_latency by follower")
+    live = ask(leader, "/api/live").json()
+    demand(sorted(m["id"] for m in live["members"]) == [1, 2, 3, 4] and all(m["ok"] for m in live["members"]), f"{live['members']}")
+    refused = ask(leader, "/commands/orst")
+    demand(refused.status == 401, f"orst without a credential: {refused.status}")
+    demand(ask(leader, "/commands/orst", headers=MAY).json()["error"] is None, "orst")
+    s.say("four members, each with Apache's fields for its role, and its times by stage")
+
+
+def falconer(*arguments):
+    found = subprocess.run([FALCONER, *arguments], capture_output=True, text=True, timeout=60)
+    demand(found.returncode in (0, 1), f"{arguments}: {found.returncode} {found.stderr}")
+    return found.stdout
+
+
+def tools(s):
+    """status, doctor and the shell's top see all of it through one member, whose four-letter words tell little."""
+    e = s.ensemble(config={"4lw.commands.whitelist": "srvr"})
+    for member in e:
+        for other in e:
+            member.config[f"server.{other.number}"] += f";127.0.0.1:{other.port}"
+    leader = e.start()
+    write_state(leader)
+    ports = ",".join(str(m.config["admin.serverPort"]) for m in e)
+    one = f"127.0.0.1:{next(iter(e)).port}"
+    found = json.loads(falconer("status", "-s", one, "--admin", ports, "--json"))
+    demand(len(found["servers"]) == 4 and all(x["state"] == "serving" for x in found["servers"]), f"{found}")
+    demand(sorted(x["id"] for x in found["servers"]) == [1, 2, 3, 4], f"{[x['id'] for x in found['servers']]}")
+    demand(all(x["live"]["backend"] and x["monitor"]["znode_count"] > 50 for x in found["servers"]), "monitor and page of each")
+    demand(all(len(x["live"]["stage_times"]) == 9 for x in found["servers"]), "times by stage")
+    text = falconer("status", "-s", one, "--admin", ports, "-l", "-t")
+    for wanted in ("4 of 4 servers serve", f"127.0.0.1:{leader.port} leads", "observer", "persist", "log and disk", "/n0", "verdict"):
+        demand(wanted in text, f"status lacks {wanted}: {text}")
+    less = json.loads(falconer("status", "-s", one, "--admin", str(servers.free_port()), "--json"))
+    demand(len(less["servers"]) == 1 and less["servers"][0]["live"] is None, "without the admin port it is one server")
+    checks = {f["check"] for f in json.loads(falconer("doctor", "-s", one, "--admin", ports, "--json"))["findings"]}
+    demand({"log-backend", "server-up", "one-leader"} <= checks, f"{checks}")
+    top = json.loads(falconer("shell", "-s", f"127.0.0.1:{leader.port}", "--json", "top", "-a", str(leader.config["admin.serverPort"])))
+    demand(any(n["name"] == "/n0" and "outstanding" in n for n in top["namespaces"]), f"{top}")
+    demand(top["clients"][0]["address"] == "127.0.0.1" and top["top_sessions"], f"{top}")
+    # A member that serves nobody says why on its admin port.
+    for member in e:
+        if member is not leader:
+            member.kill()
+    lonely = f"127.0.0.1:{leader.port}"
+
+    def told():
+        """status tells that the last member has no quorum, and why"""
+        found = json.loads(falconer("status", "-s", lonely, "--admin", ports, "--json"))["servers"]
+        return len(found) == 1 and found[0]["state"] == "not serving" and "quorum" in (found[0]["why"] or "")
+
+    wait_for(told)
+    s.say("status, doctor and top show four members through the admin port of one")
+
+
+class Load:
+    """Clients that write, and one that reads, each in a thread of its own."""
+
+    def __init__(self, member, name):
+        self.stop, self.threads = False, []
+        for work in (lambda x: x.set(name, b"more"), lambda x: x.set(name, b"less"), lambda x: x.get("/")):
+            session = member.session(timeout=20000)
+            session.create(name)
+            self.threads.append(threading.Thread(target=self.run, args=(session, work), daemon=True))
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, session, work):
+        try:
+            while not self.stop:
+                work(session)
+        except (OSError, EOFError, wire.Closed):
+            pass
+
+    def end(self):
+        self.stop = True
+        for thread in self.threads:
+            thread.join(20)
+
+
+def stalls(s):
+    """What requests waited for is named: the followers by their leader, the leader by its followers."""
+    e = s.ensemble(observer=False)
+    leader = e.start()
+    others = [m for m in e if m is not leader]
+    warnings = lambda member: ask(member, "/api/live").json()["warnings"]  # noqa: E731
+
+    def stop(members, seconds=1.5):
+        for member in members:
+            member.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        for member in members:
+            member.process.send_signal(signal.SIGCONT)
+
+    load = Load(leader, "/by-the-leader")
+    try:
+        stop(others)
+
+        def followers_named():
+            """the leader puts the wait down to its followers"""
+            return any(": a peer: " in w and any(f"server {m.number} (" in w for m in others) for w in warnings(leader))
+
+        wait_for(followers_named)
+    finally:
+        load.end()
+    demand(all(m.mode() is not None for m in e), "nobody was given up")
+    load = Load(others[0], "/by-a-follower")
+    try:
+        stop([leader])
+
+        def leader_named():
+            """a follower puts the wait down to its leader"""
+            return any(f": a peer: writes waited for server {leader.number}, which leads" in w for w in warnings(others[0]))
+
+        wait_for(leader_named)
+    finally:
+        load.end()
+    own = warnings(leader)
+    demand(any("this process was not run for" in w for w in own), f"the leader says of itself: {own}")
+    s.say("followers and leader that stood still for 1.5 s are named by those who waited")
 
 
 def readiness(s):
@@ -196,7 +407,7 @@ def restore(s):
     s.say(f"restored in {took * 1000:.0f} ms, on all four, also after kill -9 of all")
 
 
-SCENARIOS = [readiness, restore]
+SCENARIOS = [fields, tools, stalls, readiness, restore]
 
 
 class Scenario:

@@ -1,7 +1,10 @@
-//! Four-letter words: what a server says of itself, asked from outside. Falconer and Apache answer alike.
+//! What a server says of itself, asked from outside: by four-letter words, and by its admin interface where that can be
+//! reached. Falconer and Apache answer alike; only a Falconer has `/api/live`.
 
+use crate::admin::{self, Admin};
 use config::Member;
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -90,8 +93,8 @@ pub struct View {
 pub enum State {
     /// Nothing: why.
     Down(String),
-    /// That it serves nobody now: it has no quorum.
-    NotServing,
+    /// That it serves nobody now: it has no quorum, or what it is doing instead.
+    NotServing(Option<String>),
     /// Something that is no answer to `srvr`.
     Strange(String),
     /// How it does.
@@ -123,12 +126,59 @@ pub struct Serving {
     pub conf: BTreeMap<String, String>,
     /// The members that `conf` names.
     pub members: Vec<Member>,
+    /// Where its admin interface was found.
+    pub admin: Option<String>,
+    /// What a Falconer's page shows: `/api/live`.
+    pub live: Option<Value>,
 }
 
 impl Serving {
     /// A number out of `mntr`.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.monitor.get(key)?.parse().ok()
+    }
+
+    /// Where clients reach the members. A line that does not say so belongs to a server with the same `clientPort` as this
+    /// one, if each has a host of its own.
+    fn addresses(&self) -> Vec<String> {
+        let hosts: BTreeSet<_> =
+            self.members.iter().filter_map(|m| Some(m.addresses.first()?.host.to_string())).collect();
+        let same_port = self.conf.get("clientPort").filter(|_| hosts.len() == self.members.len());
+        let of = |m: &Member| {
+            client_address(m).or_else(|| Some(format!("{}:{}", m.addresses.first()?.host, same_port?)))
+        };
+        self.members.iter().filter_map(of).collect()
+    }
+
+    /// Adds what the four-letter words did not say.
+    fn complete(&mut self, admin: &Admin) {
+        let answer =
+            |path: &str| admin.json(path).ok().filter(|(status, _)| *status == 200).map(|(_, json)| json);
+        if self.monitor.is_empty()
+            && let Some(monitor) = answer("/commands/monitor")
+        {
+            self.monitor = admin::pairs(&monitor).collect();
+        }
+        if self.conf.is_empty()
+            && let Some(found) = answer("/commands/configuration")
+        {
+            // As the four-letter word spells them.
+            let of = |name: &str| Some(found.get(name)?.to_string());
+            let named = [("serverId", "server_id"), ("clientPort", "client_port")];
+            self.conf =
+                named.into_iter().filter_map(|(word, name)| Some((word.to_owned(), of(name)?))).collect();
+            // The file names observers too, but the members may stand in another one.
+            let file = answer("/commands/initial_configuration").unwrap_or_default();
+            let lines = pairs(file["initial_configuration"].as_str().unwrap_or_default(), '=', "");
+            self.members = members(&lines);
+            if self.members.is_empty()
+                && let Some(view) = answer("/commands/voting_view")
+            {
+                self.members = voters(&view["current_config"]);
+            }
+        }
+        self.live = answer("/api/live").filter(|live| live["stages"].is_array());
+        self.admin = Some(admin.address.clone());
     }
 
     /// The server's id; `None` where `conf` is not answered.
@@ -138,11 +188,16 @@ impl Serving {
 }
 
 impl View {
-    /// Asks a server.
-    pub fn of(address: &str) -> View {
+    /// Asks a server, whose admin port is one of these if it has one that can be reached.
+    pub fn of(address: &str, admin_ports: &[u16]) -> View {
+        let doing = || Admin::find(address, admin_ports)?.1.filter(|r| !r.ready).map(|r| r.reason);
         let state = match ask(address, "srvr") {
-            Err(e) => State::Down(words(&e)),
-            Ok(text) if text.contains("not currently serving requests") => State::NotServing,
+            Err(e) => match doing() {
+                // Its client port opens when it serves.
+                Some(reason) => State::NotServing(Some(reason)),
+                None => State::Down(words(&e)),
+            },
+            Ok(text) if text.contains("not currently serving requests") => State::NotServing(doing()),
             Ok(text) if text.is_empty() => State::Down("it closed the connection without an answer".into()),
             Ok(text) => match srvr(&text) {
                 None => State::Strange(text.lines().next().unwrap_or_default().chars().take(80).collect()),
@@ -153,6 +208,9 @@ impl View {
                     let conf = ask(address, "conf").unwrap_or_default();
                     serving.conf = pairs(&conf, '=', "");
                     serving.members = members(&serving.conf);
+                    if let Some((admin, _)) = Admin::find(address, admin_ports) {
+                        serving.complete(&admin);
+                    }
                     State::Serving(Box::new(serving))
                 }
             },
@@ -161,11 +219,11 @@ impl View {
     }
 
     /// Asks all servers at once, and those of the same ensemble that they name.
-    pub fn of_all(addresses: &[String]) -> Vec<View> {
-        let mut views = at_once(addresses);
+    pub fn of_all(addresses: &[String], admin_ports: &[u16]) -> Vec<View> {
+        let mut views = at_once(addresses, admin_ports);
         let mut more: Vec<String> = Vec::new();
         for serving in views.iter().filter_map(View::serving) {
-            for address in serving.members.iter().filter_map(client_address) {
+            for address in serving.addresses() {
                 let known = |a: &String| *a == address;
                 if !addresses.iter().any(known) && !more.iter().any(known) {
                     more.push(address);
@@ -175,7 +233,7 @@ impl View {
         // A name and an address may be one server: what has an id that was seen is left out.
         let seen: Vec<u64> = views.iter().filter_map(|v| v.serving()?.id()).collect();
         let fresh = |v: &View| v.serving().and_then(Serving::id).is_none_or(|id| !seen.contains(&id));
-        views.extend(at_once(&more).into_iter().filter(fresh));
+        views.extend(at_once(&more, admin_ports).into_iter().filter(fresh));
         views
     }
 
@@ -183,14 +241,15 @@ impl View {
     pub fn serving(&self) -> Option<&Serving> {
         match &self.state {
             State::Serving(s) => Some(s),
-            State::Down(_) | State::NotServing | State::Strange(_) => None,
+            State::Down(_) | State::NotServing(_) | State::Strange(_) => None,
         }
     }
 }
 
-fn at_once(addresses: &[String]) -> Vec<View> {
+fn at_once(addresses: &[String], admin_ports: &[u16]) -> Vec<View> {
     std::thread::scope(|scope| {
-        let asked: Vec<_> = addresses.iter().map(|a| (a, scope.spawn(move || View::of(a)))).collect();
+        let asked: Vec<_> =
+            addresses.iter().map(|a| (a, scope.spawn(move || View::of(a, admin_ports)))).collect();
         let lost =
             |a: &String| View { address: a.clone(), state: State::Down("it could not be asked".into()) };
         asked.into_iter().map(|(a, thread)| thread.join().unwrap_or_else(|_| lost(a))).collect()
@@ -252,6 +311,20 @@ fn members(conf: &BTreeMap<String, String>) -> Vec<Member> {
     conf.iter().filter_map(|(k, v)| Member::parse(k.strip_prefix("server.")?, v).ok()).collect()
 }
 
+/// The members as `voting_view` shows them.
+fn voters(view: &Value) -> Vec<Member> {
+    let member = |(id, m): (&String, &Value)| {
+        let first = |list: &str| m[list][0].as_str().map(str::to_owned);
+        let (quorum, election) = (first("server_addresses")?, first("election_addresses")?);
+        let election_port = election.rsplit_once(':')?.1;
+        let role = m["learner_type"].as_str().unwrap_or("participant");
+        let client = m["client_address"].as_str().filter(|c| !c.is_empty());
+        let client = client.map_or(String::new(), |c| format!(";{c}"));
+        Member::parse(id, &format!("{quorum}:{election_port}:{role}{client}")).ok()
+    };
+    view.as_object().into_iter().flatten().filter_map(member).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,5 +350,14 @@ mod tests {
         assert_eq!(conf["serverId"], "2");
         assert_eq!(client_address(&members(&conf)[0]).unwrap(), "a:2181");
         assert_eq!(pairs("zk_a\t1\nnoise\n", '\t', "zk_")["a"], "1");
+        let view = serde_json::json!({
+            "1": { "server_addresses": ["a:1"], "election_addresses": ["a:2"], "client_address": "0.0.0.0:2181",
+                   "learner_type": "participant" },
+            "2": { "server_addresses": ["b:1"], "election_addresses": ["b:2"], "client_address": "", "learner_type": "participant" },
+        });
+        let mut s = Serving { members: voters(&view), ..Serving::default() };
+        assert_eq!(s.addresses(), ["a:2181"], "of the other nothing is known");
+        s.conf.insert("clientPort".into(), "2182".into());
+        assert_eq!(s.addresses(), ["a:2181", "b:2182"]);
     }
 }

@@ -40,6 +40,9 @@ pub struct Args {
     /// Running servers: HOST:PORT[,HOST:PORT...]; the rest of their ensemble is found by them
     #[arg(short, long, value_name = "HOST:PORT")]
     server: Option<String>,
+    /// Where the servers' admin ports may be, on their own hosts: the one of each is found by its client port
+    #[arg(long, value_name = "PORT[,PORT...]", default_value = "8080", value_delimiter = ',')]
+    admin: Vec<u16>,
     /// Show what is fine, too
     #[arg(short, long)]
     verbose: bool,
@@ -152,7 +155,11 @@ pub fn run(args: &Args, out: &mut Out<'_>) -> Result<Outcome, Error> {
         servers.push("localhost:2181".into());
     }
     if !servers.is_empty() {
-        servers::check(&mut e, &crate::ask::View::of_all(&servers), args.server.is_some() || nothing_named);
+        servers::check(
+            &mut e,
+            &crate::ask::View::of_all(&servers, &args.admin),
+            args.server.is_some() || nothing_named,
+        );
     }
     e.findings.sort_by_key(|f| std::cmp::Reverse(f.level));
     show(args, &e, out)?;

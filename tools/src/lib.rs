@@ -19,6 +19,7 @@
 //! What is not here: the server's own code. `tools` sees formats (`wal`, `snapshot`), the protocol (`proto`) and
 //! the tree (`engine`, to replay a log over a snapshot), never `node` or `server`.
 
+mod admin;
 pub mod ask;
 pub mod bench;
 pub mod disk;
@@ -30,6 +31,7 @@ pub mod shell;
 pub mod snapshot_files;
 pub mod status;
 pub mod svg;
+mod top;
 mod txn;
 
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! `falconer status`: a whole ensemble at a glance, by its four-letter words, once or again and again.
+//! `falconer status`: a whole ensemble at a glance, by its four-letter words and its admin ports, once or again and again.
 //!
 //! ```text
 //!   Args ── View::of_all ── table of servers, latencies, warnings (doctor::servers) ── text or JSON
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It asks every server that is named and those that their configuration names. Falconer and Apache answer alike; a
-//! server that does not answer `mntr` shows what `srvr` tells.
+//! server that answers neither `mntr` nor on its admin port shows what `srvr` tells.
 
 pub use crate::ask::Error;
 use crate::ask::{Serving, State, View};
@@ -30,6 +30,9 @@ const LATENCIES: [(&str, &str); 6] = [
     ("commit_propagation_latency", "commit until a follower has it"),
 ];
 
+/// How many of the busiest are shown.
+const TOP: usize = 8;
+
 /// A whole ensemble at a glance: roles, zxids and lag, latencies, sessions, watches, warnings.
 #[derive(clap::Args, Clone, Debug)]
 #[command(
@@ -42,9 +45,15 @@ pub struct Args {
     /// Look again after this time, until interrupted: 2s if nothing is said
     #[arg(short, long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = render::parse_duration)]
     watch: Option<Duration>,
-    /// Show the percentiles of each latency
+    /// Show the percentiles of each latency, and of each stage of a write
     #[arg(short, long)]
     latencies: bool,
+    /// Show who uses each server most: top-level paths, client addresses, sessions
+    #[arg(short, long)]
+    top: bool,
+    /// Where the servers' admin ports may be, on their own hosts: the one of each is found by its client port
+    #[arg(long, value_name = "PORT[,PORT...]", default_value = "8080", value_delimiter = ',')]
+    admin: Vec<u16>,
     /// Print one JSON object, with --watch one a line
     #[arg(long)]
     json: bool,
@@ -60,11 +69,11 @@ pub fn run(args: &Args, out: &mut Out<'_>) -> Result<Outcome, Error> {
     let mut before: Option<Look> = None;
     loop {
         let began = Instant::now();
-        let look = Look::at(&named);
+        let look = Look::at(&named, &args.admin);
         let rates = before.as_ref().map(|b| look.rates(b)).unwrap_or_default();
         let text = match args.json {
             true => format!("{}\n", look.json(&rates)),
-            false => look.text(&rates, args.latencies),
+            false => look.text(&rates, args),
         };
         if clear {
             // Home, then erase what is below: no flicker, nothing left of a longer picture.
@@ -92,8 +101,8 @@ struct Look {
 }
 
 impl Look {
-    fn at(named: &[String]) -> Look {
-        let mut views = View::of_all(named);
+    fn at(named: &[String], admin_ports: &[u16]) -> Look {
+        let mut views = View::of_all(named, admin_ports);
         // By id where there is one: the order of the configuration.
         views.sort_by_key(|v| v.serving().and_then(Serving::id).unwrap_or(u64::MAX));
         let mut examined = Examination::default();
@@ -123,7 +132,7 @@ impl Look {
         self.views.iter().filter_map(|v| v.serving()).map(|s| s.zxid).max().unwrap_or(0)
     }
 
-    fn text(&self, rates: &BTreeMap<String, f64>, latencies: bool) -> String {
+    fn text(&self, rates: &BTreeMap<String, f64>, args: &Args) -> String {
         let serving = self.views.iter().filter(|v| v.serving().is_some()).count();
         let ms = self.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         let leader = self.views.iter().find(|v| v.serving().is_some_and(|s| s.mode == "leader"));
@@ -156,8 +165,13 @@ impl Look {
             table.row(self.row(v, rates));
         }
         out += &table.text();
-        if latencies {
+        out += &self.disks();
+        if args.latencies {
             out += &self.latencies();
+            out += &self.stages();
+        }
+        for (v, live) in self.lives().filter(|_| args.top) {
+            out += &format!("\n{}\n{}", v.address, crate::top::tables(live, TOP));
         }
         let said: Vec<_> = self.examined.findings.iter().filter(|f| f.level > Level::Fine).collect();
         if !said.is_empty() {
@@ -176,7 +190,7 @@ impl Look {
         let s = match &v.state {
             State::Serving(s) => s,
             State::Down(_) => return vec![v.address.clone(), String::new(), "down".into()],
-            State::NotServing => return vec![v.address.clone(), String::new(), "no quorum".into()],
+            State::NotServing(_) => return vec![v.address.clone(), String::new(), "not serving".into()],
             State::Strange(_) => return vec![v.address.clone(), String::new(), "?".into()],
         };
         let text = |key: &str| s.monitor.get(key).cloned().unwrap_or_else(|| "-".into());
@@ -209,6 +223,61 @@ impl Look {
         row
     }
 
+    /// The servers whose page could be had.
+    fn lives(&self) -> impl Iterator<Item = (&View, &Value)> {
+        self.views.iter().filter_map(|v| Some((v, v.serving()?.live.as_ref()?)))
+    }
+
+    /// How each server's log and disk do.
+    fn disks(&self) -> String {
+        let mut table = Table::new([
+            "log and disk",
+            "written by",
+            "log written",
+            "snapshots",
+            "the last",
+            "memory",
+            "verdict",
+        ]);
+        let mut empty = true;
+        for (v, live) in self.lives() {
+            let number = |name: &str| live[name].as_u64().unwrap_or(0);
+            let now = self.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+            let last = live["last_snapshot"]["at"].as_u64();
+            let last = last.map_or_else(
+                || "-".into(),
+                |at| format!("{} ago", up(Duration::from_millis(now.saturating_sub(at)))),
+            );
+            table.row([
+                v.address.clone(),
+                live["backend"].as_str().unwrap_or("-").to_owned(),
+                render::bytes(number("log_bytes")),
+                number("snapshots").to_string(),
+                last,
+                render::bytes(number("resident")),
+                live["disk"].as_str().unwrap_or("-").to_owned(),
+            ]);
+            empty = false;
+        }
+        if empty { String::new() } else { format!("\n{}", table.text()) }
+    }
+
+    /// Where a request spends its time, by server and stage.
+    fn stages(&self) -> String {
+        let mut out = String::new();
+        for (v, live) in self.lives() {
+            let mut table = Table::new(["stage", "count", "mean", "p50", "p99", "max"]);
+            for stage in live["stages"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                let us = |i: usize| live["stage_times"][stage][i].as_f64().unwrap_or(0.0);
+                let mut row = vec![stage.to_owned(), render::grouped(us(0) as u64)];
+                row.extend((1..5).map(|i| render::nanos((us(i) * 1000.0) as u64)));
+                table.row(row);
+            }
+            out += &format!("\n{}\n{}", v.address, table.text());
+        }
+        out
+    }
+
     fn latencies(&self) -> String {
         let mut empty = true;
         let mut table = Table::new(["latency (ms)", "count", "mean", "p50", "p95", "p99", "p99.9", "max"]);
@@ -236,14 +305,14 @@ impl Look {
             .iter()
             .map(|v| match &v.state {
                 State::Down(why) => json!({ "server": v.address, "state": "down", "why": why }),
-                State::NotServing => json!({ "server": v.address, "state": "no quorum" }),
+                State::NotServing(doing) => json!({ "server": v.address, "state": "not serving", "why": doing }),
                 State::Strange(text) => json!({ "server": v.address, "state": "strange", "why": text }),
                 State::Serving(s) => json!({
                     "server": v.address, "state": "serving", "id": s.id(), "mode": s.mode, "version": s.version,
                     "zxid": format!("{:#x}", s.zxid), "lag": newest - s.zxid, "epoch": s.zxid >> 32,
                     "connections": s.connections, "outstanding": s.outstanding, "znodes": s.znodes,
                     "latency_ms": { "min": s.latency_ms.0, "avg": s.latency_ms.1, "max": s.latency_ms.2 },
-                    "packets_per_second": rates.get(&v.address),
+                    "packets_per_second": rates.get(&v.address), "admin": s.admin, "live": s.live.as_ref().map(without_samples),
                     "monitor": s.monitor.iter().map(|(k, v)| (k.clone(), number_or_text(v))).collect::<serde_json::Map<_, _>>(),
                 }),
             })
@@ -258,6 +327,13 @@ impl Look {
         let ms = self.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         json!({ "time_ms": ms, "well": self.is_well(), "servers": servers, "findings": findings })
     }
+}
+
+/// All but the last minutes, second by second.
+fn without_samples(live: &Value) -> Value {
+    let mut live = live.clone();
+    live.as_object_mut().map(|fields| fields.remove("samples"));
+    live
 }
 
 fn number_or_text(text: &str) -> Value {

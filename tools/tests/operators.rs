@@ -1,7 +1,7 @@
 //! `falconer doctor` and `falconer status`, run on configurations and directories with one thing wrong each, and on
 //! ensembles of listeners that answer four-letter words as servers do.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -173,12 +173,120 @@ fn server(mode: &'static str, zxid: u64, id: u64, monitor: &'static str, members
                     "mntr is not executed because it is not in the whitelist.\n".to_owned()
                 }
                 b"mntr" => monitor.to_owned(),
+                _ if monitor.is_empty() => {
+                    "conf is not executed because it is not in the whitelist.\n".to_owned()
+                }
                 _ => format!("clientPort=1\nserverId={id}\n{members}"),
             };
             let _ = stream.write_all(text.as_bytes());
         }
     });
     address
+}
+
+/// An admin interface that answers these paths with 200, and others with 404; its port.
+fn admin(answers: Vec<(&'static str, Value)>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let found = answers.iter().find(|(p, _)| *p == path);
+            let (status, body) =
+                found.map_or((404, "nothing".to_owned()), |(_, json)| (200, json.to_string()));
+            let _ = write!(stream, "HTTP/1.1 {status} X\r\nContent-Type: text/plain\r\n\r\n{body}");
+        }
+    });
+    port
+}
+
+#[test]
+fn an_admin_port_tells_what_the_words_do_not() {
+    let port_of = |address: &str| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let words = |mode, id| server(mode, 0x1_0000_0009, id, "", String::new());
+    let (leader, follower) = (words("leader", 1), words("follower", 2));
+    let member = |ports: [u16; 2], client: &str| {
+        json!({
+            "server_addresses": [format!("127.0.0.1:{}", ports[0])], "learner_type": "participant",
+            "election_addresses": [format!("127.0.0.1:{}", ports[1])], "client_address": client,
+        })
+    };
+    // As Apache's answers, and one of a server that nobody asked for.
+    let apache = admin(vec![
+        (
+            "/commands/configuration",
+            json!({ "client_port": port_of(&leader), "server_id": 1, "error": null }),
+        ),
+        (
+            "/commands/monitor",
+            json!({ "version": "x", "znode_count": 77, "avg_fsynctime": 80.5, "command": "monitor" }),
+        ),
+        (
+            "/commands/voting_view",
+            json!({ "current_config": { "1": member([1, 2], &leader), "2": member([3, 4], &follower) } }),
+        ),
+    ]);
+    let stranger = admin(vec![
+        ("/commands/configuration", json!({ "client_port": 1 })),
+        ("/readyz", json!({ "ready": true })),
+    ]);
+    let times = json!({ "persist": [9, 200.5, 100, 900, 1000] });
+    let falconer_s = admin(vec![
+        ("/readyz", json!({ "ready": true, "client_port": port_of(&follower) })),
+        ("/commands/configuration", json!({ "client_port": port_of(&follower), "server_id": 2 })),
+        ("/commands/monitor", json!({ "znode_count": 78 })),
+        (
+            "/api/live",
+            json!({
+                "stages": ["persist"], "stage_times": times, "backend": "buffered", "disk": "good for a log", "log_full": true,
+                "warnings": ["look here"], "samples": [1, 2, 3], "namespaces": [{ "name": "/app", "outstanding": 3 }],
+            }),
+        ),
+    ]);
+    let ports = format!("{stranger},{apache},{falconer_s}");
+    let (status, json) = falconer(&["status", "-s", &leader, "--admin", &ports]);
+    assert_eq!(status, 1);
+    let servers = json["servers"].as_array().unwrap();
+    let ids: Vec<_> =
+        servers.iter().map(|s| (s["id"].as_u64(), s["monitor"]["znode_count"].as_u64())).collect();
+    assert_eq!(ids, [(Some(1), Some(77)), (Some(2), Some(78))], "{json}");
+    assert_eq!(servers[0]["live"], Value::Null);
+    assert_eq!(
+        (servers[1]["live"]["backend"].as_str(), &servers[1]["live"]["samples"]),
+        (Some("buffered"), &Value::Null)
+    );
+    let all = found(&json);
+    for (check, level) in
+        [("log-backend", "warning"), ("log-full", "problem"), ("warnings", "note"), ("slow-disk", "warning")]
+    {
+        assert_eq!(all.get(check).map(String::as_str), Some(level), "{json}");
+    }
+    assert!(!all.contains_key("monitoring"));
+    let text = Command::new(env!("CARGO_BIN_EXE_falconer"))
+        .args(["status", "-l", "-t", "-s", &leader, "--admin", &ports])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    for wanted in ["2 of 2 servers serve", "good for a log", "buffered", "persist", "/app", "look here"] {
+        assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
+    }
+    // Without its port the words are all there is.
+    let (_, json) = falconer(&["status", "-s", &leader, "--admin", &stranger.to_string()]);
+    assert_eq!(json["servers"].as_array().unwrap().len(), 1);
+    assert_eq!(found(&json)["monitoring"], "note");
+    // One that does not serve yet says there what it does.
+    let starting = nobody();
+    let doing = json!({ "ready": false, "reason": "replaying the log", "eta_seconds": 4.5, "client_port": port_of(&starting) });
+    let port = admin(vec![("/readyz", doing)]).to_string();
+    let (status, json) = falconer(&["status", "-s", &starting, "--admin", &port]);
+    assert_eq!((status, json["servers"][0]["state"].as_str()), (1, Some("not serving")));
+    assert_eq!(json["servers"][0]["why"], "replaying the log, at most 4.5 s more");
 }
 
 /// An address where nobody listens.

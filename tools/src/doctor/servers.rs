@@ -1,8 +1,9 @@
-//! Running servers, each and together, by their four-letter words; and whether members can be reached.
+//! Running servers, each and together, by their four-letter words and their admin ports; and whether members can be reached.
 
 use super::{Examination, Level};
 use crate::ask::{PATIENCE, Serving, State, View, connect, words};
 use config::Member;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 
@@ -80,8 +81,9 @@ fn one(e: &mut Examination, view: &View, expected: bool) {
             e.add(level, "server-up", about, format!("no server answers: {why}"), fix);
             return;
         }
-        State::NotServing => {
-            let what = "it serves nobody: it has no leader, or is recovering".into();
+        State::NotServing(doing) => {
+            let doing = doing.as_deref().unwrap_or("it has no leader, or is recovering");
+            let what = format!("it serves nobody: {doing}");
             e.problem(
                 "server-up",
                 about,
@@ -98,8 +100,11 @@ fn one(e: &mut Examination, view: &View, expected: bool) {
     };
     e.fine("server-up", about, format!("it serves as {}", s.mode));
     if s.monitor.is_empty() {
-        let fix = "4lw.commands.whitelist=srvr, mntr, conf lets status and doctor see more";
-        e.note("monitoring", about, "it does not answer mntr".into(), fix);
+        let fix = "4lw.commands.whitelist=srvr, mntr, conf lets status and doctor see more, and so does its admin port (--admin)";
+        e.note("monitoring", about, "it does not answer mntr, and its admin port is not reached".into(), fix);
+    }
+    if let Some(live) = &s.live {
+        page(e, about, live);
     }
     if s.mode == "read-only" {
         let what = "it is read-only: it can't reach its quorum".into();
@@ -124,6 +129,39 @@ fn one(e: &mut Examination, view: &View, expected: bool) {
         );
     }
     numbers(e, about, s);
+}
+
+/// What a Falconer tells on its admin port.
+fn page(e: &mut Examination, about: &str, live: &Value) {
+    match live["backend"].as_str() {
+        Some("uring") => e.fine("log-backend", about, "the log is written through io_uring".into()),
+        Some("pwritev2") => e.note(
+            "log-backend",
+            about,
+            "the log is written by pwritev2: io_uring is refused, or was not asked for".into(),
+            "the same guarantees, somewhat slower under load; in a container a seccomp profile that allows io_uring, on the host \
+             kernel.io_uring_disabled=0",
+        ),
+        Some(other) => e.warn(
+            "log-backend",
+            about,
+            format!("the log is written {other}: direct writes are refused where it lies"),
+            "dataLogDir on a file system of a local disk (ext4, xfs); falconer disk DIR tells what it would get there",
+        ),
+        None => {}
+    }
+    if live["log_full"] == true {
+        let what = "writes are refused: the log's disk is full".into();
+        e.problem(
+            "log-full",
+            about,
+            what,
+            "make room on it: old snapshots and logs, or what else lies there",
+        );
+    }
+    for warning in live["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        e.note("warnings", about, warning.to_owned(), "its log, and the page on its admin port, tell more");
+    }
 }
 
 fn numbers(e: &mut Examination, about: &str, s: &Serving) {

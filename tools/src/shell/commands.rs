@@ -5,6 +5,7 @@ use super::quota;
 use super::session::{Create, Refusal, Session, local_code};
 use super::show::{Screen, hex_dump, list};
 use super::watches::Removal;
+use crate::admin::Admin;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proto::Code;
@@ -15,6 +16,8 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// How long `top` waits for a connection.
+const TOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long `sync` waits, as in zkCli.
 const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 /// How many multis of `deleteall` are under way at once, as in zkCli.
@@ -344,6 +347,15 @@ pub static COMMANDS: &[Command] = &[
     ),
     plain("stat", "[-w] path", any_of(&[flag("w", "watch")]), stat),
     plain("sync", "path", NONE, sync),
+    Command {
+        takes_path: false,
+        ..plain(
+            "top",
+            "[-a adminPort] [n]",
+            any_of(&[value("a", "admin port of the server, 8080 if it is missing")]),
+            top,
+        )
+    },
     Command { takes_path: false, ..plain("version", "", NONE, version) },
     Command { takes_path: false, ..plain("whoami", "", NONE, who_am_i) },
 ];
@@ -410,7 +422,8 @@ impl Command {
 /// The lines that explain all commands.
 pub fn usage() -> String {
     let mut text = String::from("ZooKeeper -server host:port -client-configuration properties-file cmd args");
-    for c in COMMANDS {
+    // Programs may compare this with zkCli's.
+    for c in COMMANDS.iter().filter(|c| c.name != "top") {
         text.push_str(&format!("\n\t{} {}", c.name, c.usage));
     }
     text
@@ -1030,6 +1043,33 @@ fn version(c: &Command, given: &Given, _: &Session, screen: &Screen) -> Result<(
     const VERSION: &str = concat!("3.9.5-falconer-", env!("CARGO_PKG_VERSION"));
     screen.set("version", VERSION);
     screen.line(&format!("ZooKeeper CLI version: {VERSION}"));
+    Ok(())
+}
+
+/// Who uses the server most: Falconer's own command, answered by its admin port.
+fn top(c: &Command, given: &Given, zk: &Session, screen: &Screen) -> Result<(), Failure> {
+    let number =
+        |text: Option<&str>, default: u16| text.map_or(Ok(default), |t| t.parse().or_else(|_| c.malformed()));
+    let port = number(given.value("a"), 8080)?;
+    let n = number(given.args.get(1).map(String::as_str), 8)?;
+    let server = match zk.wait_connected(TOP_PATIENCE) {
+        true => zk.server(),
+        false => None,
+    };
+    let Some(server) = server else {
+        return Err(Failure::Malformed("there is no connection to a server".into()));
+    };
+    let live = Admin::find(&server, &[port]).and_then(|(admin, _)| admin.json("/api/live").ok());
+    let Some((200, live)) = live else {
+        return Err(Failure::Malformed(format!(
+            "the admin interface of {server} is not reached on port {port} of its host: -a PORT names another; it listens on \
+             127.0.0.1 alone unless admin.serverAddress says otherwise, and only a Falconer answers this"
+        )));
+    };
+    for list in ["namespaces", "clients", "top_sessions"] {
+        screen.set(list, live[list].clone());
+    }
+    screen.text(&crate::top::tables(&live, usize::from(n)));
     Ok(())
 }
 

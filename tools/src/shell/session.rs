@@ -221,6 +221,12 @@ impl Session {
         inner.state.is_connected()
     }
 
+    /// The server at the other end, HOST:PORT; `None` while there is none.
+    pub fn server(&self) -> Option<String> {
+        let inner = self.shared.lock();
+        inner.stream.as_ref()?.peer_addr().ok().map(|a| a.to_string())
+    }
+
     /// Why the last attempt to connect failed.
     pub fn why(&self) -> Option<String> {
         self.shared.lock().why.clone()
