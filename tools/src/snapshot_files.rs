@@ -255,9 +255,10 @@ fn list(places: &[SnapshotPlace], as_json: bool, out: &mut Out<'_>) -> Result<Ou
     let mut table =
         Table::new(["snapshot", "format", "bytes", "start", "end", "znodes", "sessions", "written", "state"]);
     let mut outcome = Outcome::Fine;
+    let mut progress = Progress::new();
     for p in places {
         let bytes = std::fs::metadata(p.path()).map_or(0, |m| m.len());
-        let row = about(p);
+        let row = about(p, &mut progress);
         if row.is_err() {
             outcome = Outcome::Found;
         }
@@ -268,8 +269,8 @@ fn list(places: &[SnapshotPlace], as_json: bool, out: &mut Out<'_>) -> Result<Ou
                 Ok(row) => {
                     v["start"] = json!(row.start.to_string());
                     v["end"] = json!(row.end.map(|e| e.to_string()));
-                    v["znodes"] = json!(row.counts.map(|c| c.nodes));
-                    v["sessions"] = json!(row.counts.map(|c| c.sessions));
+                    v["znodes"] = json!(row.counts.nodes);
+                    v["sessions"] = json!(row.counts.sessions);
                     v["written_ms"] = json!(row.written);
                 }
                 Err(why) => v["unusable"] = json!(why),
@@ -285,8 +286,8 @@ fn list(places: &[SnapshotPlace], as_json: bool, out: &mut Out<'_>) -> Result<Ou
                 render::grouped(bytes),
                 row.start.to_string(),
                 row.end.map_or_else(unknown, |e| e.to_string()),
-                row.counts.map_or_else(unknown, |c| render::grouped(c.nodes)),
-                row.counts.map_or_else(unknown, |c| render::grouped(c.sessions)),
+                render::grouped(row.counts.nodes),
+                render::grouped(row.counts.sessions),
                 row.written.map_or_else(unknown, render::time),
                 "usable".into(),
             ],
@@ -312,20 +313,29 @@ fn list(places: &[SnapshotPlace], as_json: bool, out: &mut Out<'_>) -> Result<Ou
 struct Row {
     start: Zxid,
     end: Option<Zxid>,
-    counts: Option<Counts>,
+    counts: Counts,
     written: Option<i64>,
 }
 
-/// What can be told without reading it all; the error says why it is unusable.
-fn about(p: &SnapshotPlace) -> Result<Row, String> {
+/// What is in it; the error says why it is unusable. Ours say it at their ends, of Apache's all has to be read.
+fn about(p: &SnapshotPlace, progress: &mut Progress) -> Result<Row, String> {
     if p.apache {
-        apache::precheck(&*p.dir, &p.name).map_err(|e| with_cause(&e))?;
+        let mut znodes = 0;
+        let read = apache::read(&*p.dir, &p.name, &mut |kind, count, _| {
+            if kind == Kind::Nodes {
+                znodes += u64::from(count);
+                progress.note(|| format!("{}: {} znodes", p.name, render::grouped(znodes)));
+            }
+            Ok::<(), SnapshotError>(())
+        });
+        progress.clear();
+        let summary = read.map_err(|(LoadError::Snapshot(e) | LoadError::Sink(e))| with_cause(&e))?;
         let start = apache::parse_name(&p.name).map_or(Zxid::ZERO, |(zxid, _)| zxid);
-        return Ok(Row { start, end: None, counts: None, written: None });
+        return Ok(Row { start, end: None, counts: summary.counts, written: None });
     }
     let s = Snapshot::open(&*p.dir, &p.name, None).map_err(|e| with_cause(&e))?;
     let f = s.footer();
-    Ok(Row { start: f.start, end: Some(f.end), counts: Some(f.counts), written: Some(f.ended.0) })
+    Ok(Row { start: f.start, end: Some(f.end), counts: f.counts, written: Some(f.ended.0) })
 }
 
 fn dump(
