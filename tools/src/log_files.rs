@@ -183,7 +183,7 @@ fn each(place: &LogPlace, take: &mut Take<'_>) -> Result<End, Error> {
     match place {
         LogPlace::Falconer { dir, root } => {
             let mut end = End::default();
-            let reader = match Reader::open(dir, root.as_ref()) {
+            let reader = match open(dir, root.as_ref()) {
                 // What is missing is the finding; what is there can still be shown.
                 Err(e) if root.is_some() && is_damage(&e) => {
                     end.damage.push(e.to_string());
@@ -191,11 +191,29 @@ fn each(place: &LogPlace, take: &mut Take<'_>) -> Result<End, Error> {
                 }
                 other => other,
             };
-            let again = || Reader::open(dir, root.as_ref());
+            let again = || open(dir, root.as_ref());
             segments(reader.map_err(Error::Log)?, &again, end, take)
         }
         LogPlace::Apache { dir, .. } => apache_records(dir, take),
     }
+}
+
+/// A running server begins segments and moves the beginning of its log while they are being looked for: so often what
+/// seems to be missing is looked for again, with the superblock as it is then.
+const LOOKS: usize = 5;
+
+fn open(dir: &place::ReadOnly, root: Option<&wal::Root>) -> Result<Reader, wal::Error> {
+    let mut opened = Reader::open(dir, root);
+    for _ in 1..LOOKS {
+        if root.is_none() || !opened.as_ref().is_err_and(is_damage) {
+            break;
+        }
+        match place::root_of(vfs::Dir::path(dir)) {
+            Ok(Some(now)) => opened = Reader::open(dir, Some(&now)),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    opened
 }
 
 fn segments(
@@ -323,7 +341,7 @@ fn list(place: &LogPlace, as_json: bool, out: &mut Out<'_>) -> Result<Outcome, E
     let (table, outcome) = match place {
         LogPlace::Falconer { dir, root } => {
             let mut outcome = Outcome::Fine;
-            let reader = match Reader::open(dir, root.as_ref()) {
+            let reader = match open(dir, root.as_ref()) {
                 Err(e) if root.is_some() && is_damage(&e) => {
                     out.complain(&e.to_string());
                     outcome = Outcome::Found;

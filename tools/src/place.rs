@@ -202,7 +202,7 @@ fn holds_segments(folder: &Path) -> bool {
 
 /// The superblock lies beside the folder, in the data directory. With a dataLogDir of its own it lies elsewhere:
 /// then the log is taken as it is found.
-fn root_of(folder: &Path) -> Result<Option<Root>, Error> {
+pub(crate) fn root_of(folder: &Path) -> Result<Option<Root>, Error> {
     let parent = folder.join("..");
     match OsDir::existing(parent) {
         Ok(dir) => Ok(Superblock::peek(&ReadOnly { inner: dir, only: None })
