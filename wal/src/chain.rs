@@ -326,6 +326,11 @@ impl Window {
         self.end
     }
 
+    /// Reads again what was read.
+    pub(crate) fn forget(&mut self) {
+        self.filled = 0;
+    }
+
     /// `len` bytes at the block-aligned `offset`; fewer at the end of the file.
     pub(crate) fn bytes(&mut self, offset: u64, len: usize) -> std::io::Result<&[u8]> {
         let len = (len as u64).min(self.end.saturating_sub(offset)) as usize;

@@ -4,6 +4,9 @@
 //! this segment that was issued when the bad one was known durable proves that the bad one had been acknowledged: corruption.
 //! Otherwise nobody was told of it: a torn tail, which is dropped. In any earlier segment the successor's header proves
 //! durability, so a bad batch there is corruption.
+//!
+//! Beside a running server a batch can be read while it is on its way to the disk, and its successors later, when it has
+//! arrived. So a reader for tools reads a batch once more before it calls it corrupt.
 
 use crate::chain::{Bound, Chain, Segment, Window};
 use crate::error::{Damage, Error, Fault};
@@ -32,6 +35,8 @@ pub struct Reader {
     end: Option<End>,
     /// The last batch to read.
     limit: u64,
+    /// A server may be writing this log.
+    beside: bool,
     /// The first live zxid of each segment read so far.
     pub(crate) firsts: Vec<(u64, Zxid)>,
 }
@@ -131,7 +136,7 @@ impl Reader {
     /// A reader of the whole log in `dir`: for tools, also beside a running server. With the superblock's `root` missing
     /// segments and lost headers are noticed; without it the reader takes what it finds.
     pub fn open(dir: &dyn Dir, root: Option<&Root>) -> Result<Reader, Error> {
-        Ok(Reader::over(Chain::read(dir, root)?.segments))
+        Ok(Reader { beside: true, ..Reader::over(Chain::read(dir, root)?.segments) })
     }
 
     pub(crate) fn over(segments: Vec<Segment>) -> Reader {
@@ -147,6 +152,7 @@ impl Reader {
             base,
             end: None,
             limit: u64::MAX,
+            beside: false,
             firsts: Vec::new(),
         }
     }
@@ -250,6 +256,7 @@ impl Reader {
     }
 
     fn try_advance(&mut self) -> Result<Option<(BatchHeader, u32)>, Error> {
+        let mut second_look = false;
         loop {
             if self.end.is_some() {
                 return Ok(None);
@@ -291,7 +298,14 @@ impl Reader {
                     }
                     Ok(Some((header, crc)))
                 }
-                Err(damage) => self.decide(damage).map(|()| None),
+                Err(damage) => match self.decide(damage) {
+                    Err(Error::Corrupt(_)) if self.beside && !second_look => {
+                        second_look = true;
+                        self.window.as_mut().expect("set above").forget();
+                        continue;
+                    }
+                    decided => decided.map(|()| None),
+                },
             };
         }
     }

@@ -102,6 +102,47 @@ fn a_flipped_bit_anywhere_is_noticed_or_does_not_matter() {
 }
 
 #[test]
+fn a_batch_that_arrives_while_it_is_read_is_no_damage() {
+    let (disk, all) = written(12, 3000, false);
+    let root = Superblock::open(&*disk.dir("data")).unwrap().unwrap().contents().root();
+    let open = || Reader::open(&*disk.dir(LOG), Some(&root)).unwrap();
+    let mut batches = Vec::new();
+    let mut reader = open();
+    while let Some(batch) = reader.next_batch().unwrap() {
+        batches.push(batch.info);
+    }
+    let newest = batches.last().unwrap().segment;
+    // One with successors in the same segment, that the first read takes in together with the one before it.
+    let at = batches.iter().position(|b| b.segment == newest).unwrap() + 1;
+    assert!(at + 2 < batches.len());
+    let name = reader.segments().last().unwrap().path.file_name().unwrap().to_str().unwrap().to_string();
+    let flip = || disk.flip(LOG, &name, batches[at].offset + 100, 3);
+    for arrives in [true, false] {
+        flip();
+        let (mut reader, mut records) = (open(), 0);
+        let found = loop {
+            match reader.next_batch() {
+                Ok(Some(batch)) => {
+                    records += batch.records().count();
+                    if batch.info.seq + 1 == batches[at].seq && arrives {
+                        flip();
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+        };
+        match found {
+            Ok(()) => assert!(arrives && records == all.len(), "{records} records"),
+            Err(Error::Corrupt(damage)) => {
+                assert!(!arrives && damage.offset == batches[at].offset, "{damage}")
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+#[test]
 fn damage_to_the_last_batch_is_a_tear_until_it_is_marked() {
     let last = |disk: &Disk| {
         let mut reader = Reader::open(&*disk.dir(LOG), None).unwrap();
