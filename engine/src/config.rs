@@ -15,8 +15,9 @@ pub struct TreeConfig {
     pub skip_acl: bool,
     /// The digest is computed and compared (`zookeeper.digest.enabled`).
     pub digest_enabled: bool,
-    /// The key of the hash of paths. It should differ from process to process, so that nobody can prepare paths
-    /// that collide; it never reaches an output.
+    /// The key of the hash of paths. It should differ from server to server, so that nobody can prepare paths that
+    /// collide; it never reaches an output, but a walk goes in the order that it makes. A tree with the key of the tree
+    /// that was walked imports it faster.
     pub hash_seed: u64,
 }
 

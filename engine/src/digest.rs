@@ -17,17 +17,13 @@ const EXCLUDED: &[u8] = b"/zookeeper/";
 /// The contribution of one znode to the digest of the tree; 0 below `/zookeeper/`. The root's path may be given
 /// as `/` or as the empty string.
 pub fn node_digest(path: &str, data: Option<&[u8]>, stat: &StatPersisted) -> u32 {
-    of_prefix(path.as_bytes(), prefix(path.as_bytes(), data.unwrap_or_default()), stat)
+    let body = [path.as_bytes(), data.unwrap_or_default()].concat();
+    of_prefix(path.as_bytes(), prefix(&body, path.len()), stat)
 }
 
-/// The CRC of what precedes the metadata.
-pub(crate) fn prefix(path: &[u8], data: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    if path != b"/" {
-        crc.update(path);
-    }
-    crc.update(data);
-    crc.finalize()
+/// The CRC of what precedes the metadata: a path of `path_len` bytes and the value behind it.
+pub(crate) fn prefix(body: &[u8], path_len: usize) -> u32 {
+    crc32fast::hash(if &body[..path_len] == b"/" { &body[1..] } else { body })
 }
 
 /// The contribution of a znode whose path and value have the CRC `prefix`.

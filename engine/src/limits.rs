@@ -44,3 +44,14 @@ pub const MULTI_READ_BYTES_MAX: usize = 64 << 20;
 
 /// What a child's name counts for in that sum, bytes.
 pub const CHILD_WEIGHT: usize = 64;
+
+/// Znodes that an import gathers before it puts them into their shards: each of a thousand shards gets a few, and the batch
+/// stays in a core's own cache (with four times as many an import takes half as long again).
+pub const IMPORT_BATCH: usize = 8 * 1024;
+
+/// Names that an import gathers before it hangs them below their parents: of a hundred siblings some tens come together, and
+/// they tell how many there will be. 15 MB for each thread.
+pub const IMPORT_LINKS: usize = 256 * 1024;
+
+/// Bytes of paths of these, at most, but for those of one shard: most paths are much shorter than a hundred bytes.
+pub const IMPORT_LINK_BYTES: usize = 32 << 20;

@@ -635,7 +635,8 @@ fn recover(
         }
         tracing::warn!(snapshot = skipped.name, "not usable: {}", with_causes(&skipped.why));
     }
-    let (tree, mut applier) = engine::new(tree_config(settings));
+    let (tree, mut applier) =
+        engine::new(TreeConfig { hash_seed: superblock.hash_key(), ..tree_config(settings) });
     let loaded_end = load_newest(settings, progress, &mut catalogue, recovery.base(), &mut applier)?;
 
     let load_time = began.elapsed();

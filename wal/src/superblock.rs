@@ -11,7 +11,7 @@
 //! ```text
 //!   0  8  magic "FLCNSUP1"               56  8  first segment of the log, 0 = no log yet
 //!   8  4  format version, 1              64  8  a segment that must exist, as must all it names
-//!  12  4  crc32c over the block,         72  8  secret of the log's salts
+//!  12  4  crc32c over the block,         72  8  secret of salts and hash
 //!         this field zero                80  8  flags: bit 0 joined, bit 1 cut
 //!  16  8  sequence, the higher wins      88  8  with bit 1: what lies behind this zxid, in log
 //!  24  8  server id                             and snapshots, is being cut off
@@ -21,7 +21,7 @@
 //! ```
 
 use crate::error::Error;
-use crate::format::{get32, get64, put32, put64};
+use crate::format::{get32, get64, put32, put64, salt};
 use proto::{Durable, DurableEpochs, Epoch, ServerId, Zxid};
 use std::fmt;
 use std::path::PathBuf;
@@ -267,6 +267,12 @@ impl Superblock {
     /// What it holds.
     pub fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// A secret number for the hash of paths, the same as long as this directory lives: so a snapshot holds the znodes in
+    /// the order in which the tree of the next start wants them. Nothing follows from it for the salts, nor from them for it.
+    pub fn hash_key(&self) -> u64 {
+        salt(!self.contents.secret.rotate_left(32), u64::MAX)
     }
 
     /// One of the copies was damaged when it was opened: worth a warning, the disk forgets.
@@ -515,5 +521,9 @@ mod tests {
             assert!(matches!(s.check_identity(other), Err(Error::Foreign { .. })));
         }
         assert!(!format!("{:?}", s.contents()).contains("secret"));
+        let key = s.hash_key();
+        drop(s);
+        assert_eq!(Superblock::open(&*disk.dir("d")).unwrap().unwrap().hash_key(), key);
+        assert_ne!(Superblock::create(&*disk.dir("e"), IDENTITY, 6).unwrap().hash_key(), key);
     }
 }

@@ -122,11 +122,11 @@ impl AclTable {
         id
     }
 
-    /// One more znode refers to a list whose number is known.
-    pub(crate) fn refer(&self, id: AclId) {
+    /// So many znodes more refer to a list whose number is known.
+    pub(crate) fn refer(&self, id: AclId, znodes: u64) {
         let Some(at) = id.index() else { return };
         if let Some(Some(entry)) = self.inner.write().entries.get_mut(at) {
-            entry.references += 1;
+            entry.references += znodes;
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(table.export(0, 1000, &mut out), (None, 2));
         let unused = table.announce(acl::fixed(&list(2, "ip", "10.0.0.1")));
-        table.refer(b);
+        table.refer(b, 1);
         table.purge();
         assert_eq!(table.len(), 2);
         table.with(unused, |l| assert_eq!(l.as_bytes(), NOBODY));

@@ -1,16 +1,20 @@
 //! The import: a state from the records of a walk, or of a snapshot of Apache's.
 //!
-//! Znodes may come in any order and from several threads; each finds its shard, and when all are there
-//! [`Importer::finish`] hangs children below their parents and builds every index from the znodes. In a fuzzy state
-//! a znode may lack its parent, or name an ACL that is in no table. Both are kept and come right in replay;
-//! [`Tree::check_links`] says whether they did.
+//! Znodes may come in any order and from several threads. Each caller gathers a batch and puts it in shard by shard:
+//! one after the other, each would wait for memory that nobody has touched for a while, several times. When all are
+//! there [`Importer::finish`] hangs children below their parents, in batches too, and builds every index from the
+//! znodes. In a fuzzy state a znode may lack its parent, or name an ACL that is in no table. Both are kept and come
+//! right in replay; [`Tree::check_links`] says whether they did.
 
 use super::acls::AclId;
+use super::by_shard::ByShard;
 use super::crew::{Alone, Crew, each};
+use super::names::NameSet;
 use super::node::Node;
 use super::walk::WalkKind;
 use super::{Applier, CONFIG, Settled, Tree, canonical, quota, text};
-use crate::sync::{Ordering, RwLock};
+use crate::limits;
+use crate::sync::{Mutex, Ordering, RwLock};
 use proto::jute::{DecodeError, Reader};
 use proto::state::{AclRecord, NodeRecord, OPEN_ACL, SessionRecord};
 use proto::{Owner, Zxid, path};
@@ -24,6 +28,43 @@ pub struct Importer<'a> {
     applier: &'a mut Applier,
     /// The numbers that the records use, and ours.
     acls: RwLock<BTreeMap<i64, AclId>>,
+    /// Those that nobody fills just now; as many as ever called [`Importer::nodes`] at once.
+    batches: Mutex<Vec<Batch>>,
+}
+
+/// Znodes with the hashes of their paths, not yet in their shards.
+#[derive(Debug, Default)]
+struct Batch {
+    nodes: Vec<(u64, Option<Node>)>,
+    sorted: ByShard,
+}
+
+impl Batch {
+    fn add(&mut self, tree: &Tree, h: u64, node: Node) {
+        self.nodes.push((h, Some(node)));
+        if self.nodes.len() == limits::IMPORT_BATCH {
+            self.put(tree);
+        }
+    }
+
+    /// Puts the znodes into their shards.
+    fn put(&mut self, tree: &Tree) {
+        self.sorted.sort(tree.shards.len(), self.nodes.iter().map(|(h, _)| tree.shard_number(*h)));
+        for (shard, numbers) in self.sorted.groups() {
+            let mut shard = tree.shards[shard].write();
+            for &n in &*numbers {
+                let (h, node) = &mut self.nodes[n as usize];
+                let node = node.take().expect("each has one place in the order");
+                match shard.find_mut(*h, node.path()) {
+                    None => shard.add(*h, node),
+                    // Met twice by the walk: removed and made again meanwhile. Replay makes it right from either.
+                    Some(there) if there.stat().czxid <= node.stat().czxid => *there = node,
+                    Some(_) => {}
+                }
+            }
+        }
+        self.nodes.clear();
+    }
 }
 
 /// Why a state can't be imported. The tree is then in no usable state.
@@ -138,7 +179,7 @@ impl<'a> Importer<'a> {
         tree.applied.store(0, Ordering::Release);
         applier.digest = 0;
         applier.fuzzy = None;
-        Importer { applier, acls: RwLock::default() }
+        Importer { applier, acls: RwLock::default(), batches: Mutex::default() }
     }
 
     /// Takes in session records.
@@ -165,22 +206,18 @@ impl<'a> Importer<'a> {
     pub fn nodes(&self, bytes: &[u8], count: u64) -> Result<(), ImportError> {
         let tree = self.applier.tree();
         let acls = self.acls.read();
-        each_record(WalkKind::Nodes, bytes, count, NodeRecord::decode, |r| {
+        let mut batch = self.batches.lock().pop().unwrap_or_default();
+        let done = each_record(WalkKind::Nodes, bytes, count, NodeRecord::decode, |r| {
             let acl = match r.acl {
                 OPEN_ACL => AclId::OPEN,
                 id => acls.get(&id).copied().unwrap_or(AclId::UNKNOWN),
             };
             let path = canonical(&r.path).as_bytes();
             let node = Node::new(path, r.data, acl, r.stat, tree.config.digest_enabled);
-            let h = tree.hash.of(path);
-            let mut shard = tree.shard(h).write();
-            match shard.find_mut(h, path) {
-                None => shard.add(h, node),
-                // Met twice by the walk: removed and made again meanwhile. Replay makes it right from either.
-                Some(there) if there.stat().czxid <= r.stat.czxid => *there = node,
-                Some(_) => {}
-            }
-        })
+            batch.add(tree, tree.hash.of(path), node);
+        });
+        self.batches.lock().push(batch);
+        done
     }
 
     /// Completes the tree: links, indexes, counts, digest. Every txn up to `start` is contained; `settled` says
@@ -202,15 +239,23 @@ impl<'a> Importer<'a> {
         start: Zxid,
         settled: Option<Settled>,
     ) -> Result<(), ImportError> {
-        let applier = self.applier;
+        let Importer { applier, batches, .. } = self;
         let tree = std::sync::Arc::clone(applier.tree());
+        let workers = crew.size();
+        // Of each batch what is left.
+        let mut left: Vec<Vec<Batch>> = (0..workers).map(|_| Vec::new()).collect();
+        for (n, batch) in std::mem::take(&mut *batches.lock()).into_iter().enumerate() {
+            left[n % workers].push(batch);
+        }
+        each(crew, &mut left, |_, batches| batches.iter_mut().for_each(|batch| batch.put(&tree)));
+        drop(left);
         if tree.peek("/", |n| n.is_none()) {
             return Err(ImportError::NoRoot);
         }
-        let workers = crew.size();
         let mut found: Vec<Found> = (0..workers).map(|_| Found::default()).collect();
         each(crew, &mut found, |worker, found| {
             (worker..tree.shards.len()).step_by(workers).for_each(|n| tree.complete_shard(n, found));
+            found.links.hang(&tree);
         });
         tree.acls.purge();
         tree.znodes.store(found.iter().map(|f| f.znodes).sum(), Ordering::Relaxed);
@@ -267,50 +312,116 @@ struct Found {
     data_bytes: u64,
     digest: i64,
     quotas: Vec<String>,
-    /// Names to be hung below their parents: the parent's hash and length, and the path, one after the other.
-    links: Vec<(u64, usize, usize)>,
+    links: Links,
+}
+
+/// Names to be hung below their parents.
+#[derive(Default)]
+struct Links {
+    all: Vec<Link>,
+    /// Their paths, one after the other.
     paths: Vec<u8>,
+    /// The shards whose znodes these are.
+    shards: usize,
+    sorted: ByShard,
+}
+
+/// From so many names on those of some shards tell how many there are in all.
+const SAMPLE_MIN: usize = 4;
+
+/// A znode that is a child.
+struct Link {
+    /// The hash of the parent's path.
+    h: u64,
+    /// Where the path stands, its last slash, its end.
+    at: usize,
+    slash: usize,
+    end: usize,
+}
+
+impl Links {
+    fn add(&mut self, h: u64, path: &[u8], slash: usize) {
+        let at = self.paths.len();
+        self.paths.extend_from_slice(path);
+        self.all.push(Link { h, at, slash: at + slash, end: self.paths.len() });
+    }
+
+    /// Hangs the names below those parents that are there.
+    fn hang(&mut self, tree: &Tree) {
+        self.sorted.sort(tree.shards.len(), self.all.iter().map(|link| tree.shard_number(link.h)));
+        for (shard, numbers) in self.sorted.groups() {
+            // Siblings one after the other.
+            numbers.sort_unstable_by_key(|&n| self.all[n as usize].h);
+            let mut shard = tree.shards[shard].write();
+            let parent_of = |link: &Link| match &self.paths[link.at..link.slash] {
+                b"" => &b"/"[..],
+                parent => parent,
+            };
+            for siblings in numbers.chunk_by(|&a, &b| {
+                let (a, b) = (&self.all[a as usize], &self.all[b as usize]);
+                a.h == b.h && parent_of(a) == parent_of(b)
+            }) {
+                let first = &self.all[siblings[0] as usize];
+                let Some(above) = shard.find_mut(first.h, parent_of(first)) else { continue };
+                let children = above.children.get_or_insert_with(|| {
+                    let mut names = Box::<NameSet>::default();
+                    // Its children lie in all shards alike.
+                    if siblings.len() >= SAMPLE_MIN {
+                        names.reserve(siblings.len() * tree.shards.len() / self.shards);
+                    }
+                    names
+                });
+                for &n in siblings {
+                    // Each znode comes here once, and nothing but its name hangs there.
+                    let Link { slash, end, .. } = self.all[n as usize];
+                    children.add(&tree.hash, &self.paths[slash + 1..end]);
+                }
+            }
+        }
+        self.all.clear();
+        self.paths.clear();
+        self.shards = 0;
+    }
 }
 
 impl Tree {
-    /// Counts and indexes the znodes of one shard and hangs them below their parents.
+    /// Counts and indexes the znodes of one shard and hangs them below their parents, some of them later.
     fn complete_shard(&self, n: usize, found: &mut Found) {
-        found.links.clear();
-        found.paths.clear();
+        // Parents are in any shard, so first all is noted under this lock and then done under theirs.
         {
-            // Parents are in any shard, so first all is noted under this lock and then done under theirs.
             let shard = self.shards[n].read();
+            // The list that the last znodes share.
+            let (mut list, mut references) = (AclId::OPEN, 0);
             for node in shard.slots.iter() {
                 found.znodes += 1;
                 found.data_bytes += node.size() as u64;
                 found.digest += i64::from(node.digest());
-                self.acls.refer(node.acl);
+                if node.acl != list {
+                    self.acls.refer(std::mem::replace(&mut list, node.acl), std::mem::take(&mut references));
+                }
+                references += 1;
                 let owner = self.owner_of(node);
                 if owner != Owner::Persistent {
                     self.owned.lock().add(&self.hash, owner, node.path());
                 }
-                let Some(cut) = node.path().iter().rposition(|&b| b == b'/') else { continue };
+                let Some(slash) = node.path().iter().rposition(|&b| b == b'/') else { continue };
                 if node.path().len() == 1 {
                     continue;
                 }
-                let parent = if cut == 0 { b"/" } else { &node.path()[..cut] };
-                found.links.push((self.hash.of(parent), cut, node.path().len()));
-                found.paths.extend_from_slice(node.path());
-                if &node.path()[cut + 1..] == quota::LIMITS.as_bytes() {
+                let parent = if slash == 0 { b"/" } else { &node.path()[..slash] };
+                found.links.add(self.hash.of(parent), node.path(), slash);
+                if &node.path()[slash + 1..] == quota::LIMITS.as_bytes() {
                     let parent = text(parent);
                     found.quotas.extend(quota::subject(&parent).map(str::to_owned));
                 }
             }
+            self.acls.refer(list, references);
         }
-        let mut rest = &found.paths[..];
-        for &(h, cut, len) in &found.links {
-            let (path, after) = rest.split_at(len);
-            rest = after;
-            let parent = if cut == 0 { b"/" } else { &path[..cut] };
-            if let Some(above) = self.shard(h).write().find_mut(h, parent) {
-                // Each znode comes here once, and nothing but its name hangs there.
-                above.children.get_or_insert_default().add(&self.hash, &path[cut + 1..]);
-            }
+        found.links.shards += 1;
+        if found.links.all.len() >= limits::IMPORT_LINKS
+            || found.links.paths.len() >= limits::IMPORT_LINK_BYTES
+        {
+            found.links.hang(self);
         }
     }
 

@@ -8,6 +8,7 @@
 pub(crate) mod acls;
 mod apply;
 mod browse;
+mod by_shard;
 mod crew;
 pub(crate) mod hash;
 mod import;

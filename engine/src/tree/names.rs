@@ -17,6 +17,8 @@ const FEW: usize = 24;
 const SPLIT_ABOVE: usize = 12;
 /// Two buckets are merged when there are fewer names per bucket than this on average.
 const MERGE_BELOW: usize = 4;
+/// Bytes that a bucket gets with its first name, at most: names may be long, and then the next one need not be.
+const FIRST_MAX: usize = 512;
 /// Buckets per chunk of the table, so that the table itself never moves as a whole.
 const CHUNK: usize = 256;
 
@@ -37,6 +39,8 @@ struct Buckets {
     round: usize,
     split: usize,
     chunks: Vec<Vec<Bucket>>,
+    /// Names that a bucket gets room for with its first one.
+    room: usize,
 }
 
 /// Packed names.
@@ -72,7 +76,14 @@ impl NameSet {
         debug_assert!(!self.contains(hash, name));
         let bucket = match &mut self.many {
             None => &mut self.few,
-            Some(many) => many.of_hash_mut(hash.of(name)),
+            Some(many) => {
+                let room = many.room;
+                let bucket = many.of_hash_mut(hash.of(name));
+                if bucket.0.capacity() == 0 {
+                    bucket.0.reserve_exact((room * (head_len(name) + name.len())).min(FIRST_MAX));
+                }
+                bucket
+            }
         };
         bucket.push(name);
         self.len += 1;
@@ -88,6 +99,13 @@ impl NameSet {
             }
             Some(many) if self.len > many.len() * SPLIT_ABOVE => many.split_one(hash),
             _ => {}
+        }
+    }
+
+    /// Makes the table for `names` more, so that no bucket need be split on the way there.
+    pub(crate) fn reserve(&mut self, names: usize) {
+        if self.is_empty() && names > FEW {
+            self.many = Some(Box::new(Buckets::with_len(names.div_ceil(SPLIT_ABOVE))));
         }
     }
 
@@ -147,7 +165,16 @@ impl NameSet {
 
 impl Buckets {
     fn new() -> Buckets {
-        Buckets { round: 1, split: 0, chunks: vec![vec![Bucket::default()]] }
+        Buckets { round: 1, split: 0, chunks: vec![vec![Bucket::default()]], room: 1 }
+    }
+
+    fn with_len(len: usize) -> Buckets {
+        let round = 1 << len.max(1).ilog2();
+        let mut chunks = Vec::with_capacity(len.div_ceil(CHUNK));
+        for at in (0..len).step_by(CHUNK) {
+            chunks.push((at..len.min(at + CHUNK)).map(|_| Bucket::default()).collect());
+        }
+        Buckets { round, split: len - round, chunks, room: SPLIT_ABOVE }
     }
 
     fn len(&self) -> usize {
@@ -235,7 +262,11 @@ impl Bucket {
 
     fn push(&mut self, name: &[u8]) {
         let head = head_len(name);
-        self.0.reserve(head + name.len());
+        let more = head + name.len();
+        if self.0.capacity() - self.0.len() < more {
+            // Half as much again wastes less than twice as much.
+            self.0.reserve_exact(more.max(self.0.len() / 2));
+        }
         if head == 1 {
             self.0.push(name.len() as u8);
         } else {
@@ -335,6 +366,33 @@ mod tests {
             set.remove(&hash, format!("{i:010}").as_bytes());
         }
         assert!(set.places() <= 100 / MERGE_BELOW + 1, "{} buckets for 100 names", set.places());
+    }
+
+    #[test]
+    fn it_is_a_set_however_many_names_were_expected() {
+        let hash = PathHash::new(3);
+        for expected in [0, 1, 24, 25, 26, 3000, 3072, 3073, 9000] {
+            let (mut set, mut model) = (NameSet::default(), BTreeSet::new());
+            set.reserve(expected);
+            check(&set, &model);
+            for i in 0..3500 {
+                let name = format!("child-{i}").into_bytes();
+                set.add(&hash, &name);
+                model.insert(name);
+                if i < 30 || i % 500 == 0 {
+                    check(&set, &model);
+                }
+            }
+            assert!(set.contains(&hash, b"child-77") && !set.contains(&hash, b"child-3500"));
+            for i in 0..3500 {
+                let name = format!("child-{i}").into_bytes();
+                assert!(set.remove(&hash, &name) && model.remove(&name));
+                if i > 3460 || i % 500 == 0 {
+                    check(&set, &model);
+                }
+            }
+            assert!(set.is_empty());
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Node {
         body.extend_from_slice(data);
         self.body = body.into_boxed_slice();
         if digests {
-            self.prefix_crc = digest::prefix(path, data);
+            self.prefix_crc = digest::prefix(&self.body, path.len());
         }
     }
 
@@ -98,7 +98,7 @@ impl Node {
             self.body[at..].copy_from_slice(new);
             self.path_len &= !NULL;
             if digests {
-                self.prefix_crc = digest::prefix(self.path(), self.value());
+                self.prefix_crc = digest::prefix(&self.body, at);
             }
             return;
         }

@@ -34,6 +34,51 @@ fn world() -> World {
     w
 }
 
+/// More than one batch of an import, with children in few places and in many.
+#[test]
+fn a_large_state_comes_in_again() {
+    let mut paths: Vec<String> = ["/flat", "/deep"].map(str::to_owned).into();
+    for n in 0..9000 {
+        paths.push(format!("/flat/{n}"));
+        if n % 30 == 0 {
+            paths.push(format!("/deep/{}", n / 30));
+        }
+        paths.push(format!("/deep/{}/{n}", n / 30));
+    }
+    // Checked at the ends: after each of so many txns would take minutes.
+    let apply = |w: &mut World, txn| {
+        w.zxid += 1;
+        w.apply(&w.encode(w.zxid, txn, None));
+    };
+    let mut w = World::with(config(64));
+    let own = list(31, "digest", "u:h");
+    for (n, path) in paths.iter().enumerate() {
+        let acl = if n % 3 == 0 { as_acl(&own) } else { acl::OPEN };
+        let create = create_as(CreateTxnKind::Create, path, Some(path.as_bytes()), acl, false, n as i32);
+        apply(&mut w, create);
+    }
+    w.check();
+    let want = dump(&w.tree);
+    for shards in [1, 64, 1024] {
+        let (parts, end) = walk(&w.tree, 10_000);
+        let mut other = World::with(config(shards));
+        import(&mut other.applier, &parts, end.0, None);
+        assert_eq!(other.tree.check_links(), Ok(()));
+        assert_eq!(other.tree.applied_digest(), end);
+        assert!(dump(&other.tree) == want, "{shards} shards");
+        other.check();
+        for path in paths.iter().rev() {
+            apply(&mut other, Txn::Delete { path: path.into(), container: false });
+        }
+        other.check();
+        assert_eq!(
+            other.tree.stats().znodes,
+            World::with(config(1)).tree.stats().znodes,
+            "the built-in ones"
+        );
+    }
+}
+
 #[test]
 fn what_goes_out_comes_in_again() {
     let w = world();
