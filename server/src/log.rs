@@ -672,12 +672,9 @@ impl LogQueue {
             let _running = self.snapshot_running.lock();
             let give_up =
                 || core.stopping.load(Ordering::Relaxed) || self.snapshot_abort.load(Ordering::Relaxed);
-            let written = self.snapshots.write(
-                &core.tree,
-                &|| core.clock().now().wall,
-                &give_up,
-                Some(Beside { bytes_per_second: BYTES_PER_SECOND, when_idle }),
-            );
+            let beside = Beside { bytes_per_second: BYTES_PER_SECOND, when_idle };
+            let now = || core.clock().now().wall;
+            let written = self.snapshots.write(&core.tree, &now, &give_up, Some(beside));
             let mut writer = self.writer.lock();
             writer.snapshot_running = false;
             match written {
@@ -685,7 +682,7 @@ impl LogQueue {
                     core.stats.measure(Measure::Snapshot, started.elapsed().as_nanos() as u64, 1);
                     writer.policy.completed(bytes);
                     drop(writer);
-                    self.retire(core);
+                    self.retire(core, beside, &give_up);
                 }
                 // The server stops, or the tree is about to be another one. Only a restore's can be undecided.
                 Err(crate::snapshots::Failure::Stopped | crate::snapshots::Failure::Undecided(_)) => {}
@@ -698,9 +695,9 @@ impl LogQueue {
     }
 
     /// Forgets what a verified snapshot and the log behind it make redundant.
-    fn retire(&self, core: &Core) {
+    fn retire(&self, core: &Core, beside: Beside, hurry: &dyn Fn() -> bool) {
         let Some(keep) = self.retention_keep else { return };
-        let needed_after: Zxid = match self.snapshots.retire(core, keep) {
+        let needed_after: Zxid = match self.snapshots.retire(core, keep, beside, hurry) {
             Ok(Some(zxid)) => zxid,
             Ok(None) => return,
             Err(e) => {

@@ -191,14 +191,66 @@ impl Snapshots {
     }
 
     /// Removes the snapshots that `keep` newer verified ones make redundant. Returns the zxid from which on the log
-    /// is still needed.
-    pub fn retire(&self, core: &Core, keep: usize) -> Result<Option<Zxid>, snapshot::Error> {
+    /// is still needed. What is not verified yet is read through, `beside` requests until `hurry` says that somebody waits.
+    pub fn retire(
+        &self,
+        core: &Core,
+        keep: usize,
+        beside: Beside,
+        hurry: &dyn Fn() -> bool,
+    ) -> Result<Option<Zxid>, snapshot::Error> {
+        // Who asks for the newest does not wait for the reading.
+        loop {
+            let (start, opened) = {
+                let catalogue = self.catalogue.lock();
+                let Some(entry) = catalogue.unverified(keep) else { break };
+                (entry.start(), catalogue.snapshot(entry))
+            };
+            match opened.and_then(|snapshot| verify(&snapshot, beside, hurry)) {
+                Ok(()) => self.catalogue.lock().mark_verified(start, core.clock().now().wall)?,
+                Err(why) if why.is_damage() => {
+                    tracing::error!(
+                        "a snapshot is damaged and will not be used: {}",
+                        crate::boot::with_causes(&why)
+                    );
+                    self.catalogue.lock().reject(start, why);
+                }
+                Err(e) => return Err(e),
+            }
+        }
         let mut catalogue = self.catalogue.lock();
-        catalogue.verify_newest(keep, 1, core.clock().now().wall)?;
         let retention = catalogue.retention(keep);
         catalogue.remove(&retention)?;
         Ok(retention.log_needed_after)
     }
+}
+
+/// Reads a snapshot through on this thread, at the pace and with the deference of its writing.
+fn verify(
+    snapshot: &snapshot::Snapshot,
+    beside: Beside,
+    hurry: &dyn Fn() -> bool,
+) -> Result<(), snapshot::Error> {
+    let started = Instant::now();
+    let mut bytes = 0_u64;
+    let mut stepped_back = beside.when_idle && vfs::os::run_when_idle(true).is_ok();
+    let verified = snapshot.verify_paced(&mut |chunk| {
+        bytes += chunk;
+        let hurry = hurry();
+        let slow = started.elapsed() > Duration::from_secs(1 + bytes / BYTES_PER_SECOND_MIN);
+        if stepped_back && (hurry || slow) {
+            stepped_back = vfs::os::run_when_idle(false).is_err();
+        }
+        let due = Duration::from_nanos(bytes * 1_000_000_000 / beside.bytes_per_second);
+        if let Some(ahead) = due.checked_sub(started.elapsed()).filter(|_| !hurry) {
+            std::thread::sleep(ahead.min(PAUSE_MAX));
+        }
+    });
+    if stepped_back {
+        // It was possible when the server started; should it fail now, the next snapshot is slow.
+        let _ = vfs::os::run_when_idle(false);
+    }
+    verified
 }
 
 /// The id of the ensemble as snapshots carry it.

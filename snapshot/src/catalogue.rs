@@ -202,6 +202,12 @@ impl Catalogue {
         self.write_manifest()
     }
 
+    /// The newest of the newest `count` that has not been verified yet: for who reads it through in his own time, and then
+    /// calls [`Catalogue::mark_verified`] or [`Catalogue::reject`].
+    pub fn unverified(&self, count: usize) -> Option<&Entry> {
+        self.entries.iter().take(count).find(|e| e.verified.is_none())
+    }
+
     /// Reads through the newest `count` that have not been verified yet, with `workers` threads; the damaged
     /// ones are skipped from now on, and as many more are read. An error is the disk's, not a damaged file's.
     pub fn verify_newest(&mut self, count: usize, workers: usize, now: WallMs) -> Result<(), Error> {

@@ -85,14 +85,29 @@ impl Snapshot {
 
     /// Reads everything and decodes every record, keeping nothing.
     pub fn verify(&self, workers: usize) -> Result<(), Error> {
-        let verified = self.run::<std::convert::Infallible>(workers, &|chunk, bytes| {
-            records::check(chunk.head.kind, chunk.head.count, bytes)
-                .map_err(|damage| Error::damaged(&self.path, chunk.payload_at, damage).into())
-        });
+        let verified =
+            self.run::<std::convert::Infallible>(workers, &|chunk, bytes| Ok(self.check(chunk, bytes)?));
         verified.map_err(|e| match e {
             LoadError::Snapshot(e) => e,
             LoadError::Sink(never) => match never {},
         })
+    }
+
+    /// [`Snapshot::verify`] on this thread alone, which calls `pace` after each chunk with its uncompressed bytes: there it
+    /// may wait.
+    pub fn verify_paced(&self, pace: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        let mut cursor = Cursor::new(self);
+        let mut decoder = Decoder::new(self)?;
+        while let Some(chunk) = cursor.next()? {
+            self.check(&chunk, decoder.decode(&chunk)?)?;
+            pace(u64::from(chunk.head.raw));
+        }
+        Ok(())
+    }
+
+    fn check(&self, chunk: &Chunk, bytes: &[u8]) -> Result<(), Error> {
+        records::check(chunk.head.kind, chunk.head.count, bytes)
+            .map_err(|damage| Error::damaged(&self.path, chunk.payload_at, damage))
     }
 
     /// Its header.

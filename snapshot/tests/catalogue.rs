@@ -98,7 +98,10 @@ fn nothing_may_go_until_enough_are_verified() {
     disk.flip("snapshot", "snapshot.4", 100, 1);
     let mut catalogue = open(&dir);
     assert_eq!(catalogue.retention(3), Retention::default());
+    assert_eq!(catalogue.unverified(2).map(|e| e.start()), Some(z(5)));
     catalogue.verify_newest(2, 1, WallMs(7)).unwrap();
+    let unverified = |n| catalogue.unverified(n).map(|e| e.start());
+    assert_eq!((unverified(2), unverified(3)), (None, Some(z(2))));
     // 4 turned out to be damaged, so that 5 and 3 are the verified ones.
     assert_eq!((starts(&catalogue), skipped(&catalogue)), (vec![5, 3, 2, 1], vec![4]));
     assert_eq!(catalogue.retention(3), Retention::default());

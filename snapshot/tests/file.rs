@@ -23,7 +23,11 @@ fn dir() -> Arc<dyn Dir> {
 fn verify_bytes(bytes: &[u8], name: &str) -> Result<(), Error> {
     let dir = dir();
     put_file(&*dir, name, bytes);
-    Snapshot::open(&*dir, name, Some(CLUSTER))?.verify(1)
+    let snapshot = Snapshot::open(&*dir, name, Some(CLUSTER))?;
+    let (at_once, paced) = (snapshot.verify(1), snapshot.verify_paced(&mut |_| {}));
+    let told = |r: &Result<(), Error>| r.as_ref().err().map(ToString::to_string);
+    assert_eq!(told(&at_once), told(&paced));
+    at_once
 }
 
 fn bytes_of(start: u64, nodes: usize) -> Vec<u8> {
@@ -85,6 +89,9 @@ fn what_was_written_is_loaded_by_any_number_of_workers() {
             }
         }
         snapshot.verify(3).unwrap();
+        let mut raw = 0;
+        snapshot.verify_paced(&mut |bytes| raw += bytes).unwrap();
+        assert_eq!(raw, snapshot.footer().raw);
         if nodes == 9000 {
             let chunks = snapshot.chunks().unwrap();
             assert!(chunks.len() > 2, "a large state takes several chunks, so that workers have work");
