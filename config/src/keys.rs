@@ -363,7 +363,7 @@ pub static KEYS: &[Key] = &[
     key(Ensemble, "localSessionsUpgradingEnabled", File, Unread, "false", Ignored, NO_LOCAL),
     key(Ensemble, "tcpKeepAlive", Both, Bool, "false", EnsembleOnly, "SO_KEEPALIVE between members"),
     key(Ensemble, "leaderServes", Both, WordNo, "yes", Ignored, "a leader always takes clients"),
-    key(Ensemble, "connectToLearnerMasterLimit", File, Unread, "0", Ignored, "initLimit bounds the way to the leader"),
+    key(Ensemble, "connectToLearnerMasterLimit", File, FileInt(0, I32), "0", EnsembleOnly, "ticks a connection to the leader may take to come about, within initLimit; 0 is 2 (ZooKeeper: initLimit)"),
     key(Ensemble, "observerMasterPort", File, Unread, "0", Ignored, "observers follow the leader itself: no follower serves them in this version"),
     key(Ensemble, "syncEnabled", File, Unread, "true", Ignored, "an observer always keeps its log"),
     key(Ensemble, "multiAddress.enabled", File, Unread, "false", Refused, "several addresses per member change the protocol between members; not available yet"),

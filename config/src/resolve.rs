@@ -500,8 +500,8 @@ mod tests {
 
     #[test]
     fn an_ensemble_is_resolved_from_its_dynamic_file() {
-        let main =
-            "dataDir=/d\ninitLimit=5\nsyncLimit=2\ncnxTimeout=700\ndynamicConfigFile=/etc/zoo.cfg.dynamic.1f";
+        let main = "dataDir=/d\ninitLimit=5\nsyncLimit=2\ncnxTimeout=700\nconnectToLearnerMasterLimit=3\n\
+             dynamicConfigFile=/etc/zoo.cfg.dynamic.1f";
         let dynamic = "server.1=a:1:2;2181\nserver.2=b:1:2;2181\nserver.3=c:1:2:observer;2181";
         let raw = RawConfig {
             invocation: Invocation::File("zoo.cfg".into()),
@@ -520,6 +520,7 @@ mod tests {
         );
         assert_eq!((ensemble.voters().count(), ensemble.me().id.0), (2, 1));
         assert_eq!((ensemble.init_limit_ticks, ensemble.sync_limit_ticks), (5, 2));
+        assert_eq!(ensemble.connect_limit_ticks, Some(3));
         assert_eq!((ensemble.dial_timeout_ms, ensemble.hello_timeout_ms), (700, None));
         assert_eq!((ensemble.bind_retries, ensemble.resend_ms), (Some(3), (200, 60_000)));
         assert_eq!(settings.client.listen.unwrap().to_string(), "0.0.0.0:2181");

@@ -152,6 +152,8 @@ pub struct Ensemble {
     pub dynamic_file: Option<PathBuf>,
     /// Ticks a follower may take to connect and synchronise; at least 1.
     pub init_limit_ticks: u32,
+    /// Ticks that a connection to the leader may take to come about; `None`: the server's own bound.
+    pub connect_limit_ticks: Option<u32>,
     /// Ticks of silence between leader and follower; at least 1.
     pub sync_limit_ticks: u32,
     /// Bind quorum and election ports on all addresses.

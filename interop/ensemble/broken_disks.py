@@ -71,7 +71,7 @@ def full_disk(s):
         e.start()
         load = Load(e, s.options.seed, writers=3, pause=0.002, members=[e[1], e[2]])
         load.wait_each(load.writers)
-        give_role(e, victim, False)
+        e.have_lead(victim, False)
         told = fill(e, victim, disk, load)
         load.end()
         load.audit(e)
@@ -80,19 +80,6 @@ def full_disk(s):
         if s.current is not None:
             s.current.stop()
         disk.remove()
-
-
-def give_role(e, member, leads):
-    """Has the member lead, or not, by restarting whoever leads."""
-    for _ in range(10):
-        leader = e.leader()
-        if (leader is member) == leads:
-            return
-        leader.stop()
-        wait_for(lambda: any(m.running() and m.mode() == "leader" for m in e))
-        leader.spawn()
-        e.wait_serving(e)
-    demand(False, f"server {member.number} {'never leads' if leads else 'always leads'}")
 
 
 def fill(e, victim, disk, load):

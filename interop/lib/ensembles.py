@@ -101,6 +101,18 @@ class Ensemble:
             time.sleep(0.005)
         raise RuntimeError(f"nobody leads after {wait} s")
 
+    def have_lead(self, member, leads=True):
+        """Has the member lead, or not, by restarting whoever does."""
+        for _ in range(10):
+            leader = self.leader()
+            if (leader is member) == leads:
+                return
+            leader.stop()
+            self.leader(among=[m for m in self.voters() if m is not leader])
+            leader.spawn()
+            self.wait_serving(self)
+        raise RuntimeError(f"server {member.number} {'never leads' if leads else 'always leads'}")
+
     def stop(self):
         for member in self:
             if member.process is not None:

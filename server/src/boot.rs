@@ -496,6 +496,7 @@ pub fn zab_config(settings: &Settings, ensemble: &Ensemble) -> zab::Ensemble {
         observers: ids(Role::Observer).collect(),
         tick_ms: u64::from(settings.sessions.tick_ms),
         init_limit: ensemble.init_limit_ticks,
+        connect_limit: ensemble.connect_limit_ticks.unwrap_or(zab::limits::CONNECT_TICKS),
         sync_limit: ensemble.sync_limit_ticks,
         config_text: ensemble.config_text().into_bytes().into(),
         config_version: ensemble.version as i64,

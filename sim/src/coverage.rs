@@ -78,6 +78,7 @@ points! {
     // Roles and packets of an ensemble.
     Elected,
     LeaderLost,
+    LeaderUnreachable,
     Following,
     Observing,
     CutLeader,

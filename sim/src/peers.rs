@@ -148,7 +148,12 @@ impl Server {
                 }
             }
             Output::Serve(service) => self.serve(k, service),
-            Output::Note(what) => k.tell(|| format!("{} notes: {what}", self.id)),
+            Output::Note(what) => {
+                if what.starts_with("the leader can't be reached") {
+                    k.hit(Point::LeaderUnreachable);
+                }
+                k.tell(|| format!("{} notes: {what}", self.id));
+            }
         }
     }
 

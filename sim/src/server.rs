@@ -492,6 +492,7 @@ impl Server {
             observers: (voters..voters + observers).map(id).collect(),
             tick_ms,
             init_limit: 10,
+            connect_limit: zab::limits::CONNECT_TICKS,
             sync_limit: 5,
             config_text: Arc::from(&b"version=0"[..]),
             config_version: 0,

@@ -19,6 +19,9 @@ pub struct Ensemble {
     pub tick_ms: u64,
     /// `initLimit`: ticks that connecting, discovery and synchronisation may take.
     pub init_limit: u32,
+    /// Ticks that a connection to the server that was elected may take to come about, within `init_limit`
+    /// (`connectToLearnerMasterLimit`, else [`limits::CONNECT_TICKS`](crate::limits::CONNECT_TICKS)).
+    pub connect_limit: u32,
     /// `syncLimit`: ticks without a sign of life after which a leader and a learner part.
     pub sync_limit: u32,
     /// The configuration as text, as it goes into notifications and NEWLEADER.

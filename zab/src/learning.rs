@@ -529,6 +529,7 @@ impl Learning {
     fn patience_ms(&self, common: &Common) -> u64 {
         let ticks = match self.phase {
             Phase::Waiting | Phase::Serving => common.config.sync_limit,
+            Phase::Dialling => common.config.connect_limit.min(common.config.init_limit),
             _ => common.config.init_limit,
         };
         common.config.tick_ms * u64::from(ticks)
@@ -549,7 +550,7 @@ impl Learning {
             self.heard = common.now;
         }
         if self.phase == Phase::Dialling && common.now >= self.begun.plus_ms(self.patience_ms(common)) {
-            return Err("the leader can't be reached (initLimit)");
+            return Err("the leader can't be reached (connectToLearnerMasterLimit)");
         }
         if common.now >= self.heard.plus_ms(self.patience_ms(common)) {
             return Err("the leader is silent");

@@ -11,5 +11,11 @@ pub const WAITING_LINKS: usize = 64;
 /// a leader has in flight.
 pub const WAITING_BYTES: usize = 64 << 20;
 
+/// Ticks after which a learner that can't connect to the server that was elected looks for another one, unless it is configured
+/// otherwise. One that still sends votes but hears nobody wins each round that it speaks in, and is behind in the next: until then
+/// nobody leads. The kernel answers a call at once, also of a server that is slow; with the usual tick of 2 s two calls may
+/// be lost.
+pub const CONNECT_TICKS: u32 = 2;
+
 /// How long at least a server looks for a leader before it serves reads without one, ms. Apache's.
 pub const READ_ONLY_AFTER_MS: u64 = 2_000;

@@ -143,6 +143,7 @@ impl Zab {
             observers: Vec::new(),
             tick_ms: 1,
             init_limit: 1,
+            connect_limit: 1,
             sync_limit: 1,
             config_text: Arc::new([]),
             config_version: 0,

@@ -74,6 +74,7 @@ impl Run {
             observers,
             tick_ms: 2_000,
             init_limit: 10,
+            connect_limit: zab::limits::CONNECT_TICKS,
             sync_limit: 5,
             config_text: Arc::from(&b""[..]),
             config_version: 0,

@@ -24,6 +24,7 @@ impl Resolver {
         let faults = self.faults.len();
         let lines = self.lines(raw, origin);
         let quorum_timing = ["initLimit", "syncLimit"].map(|name| self.u32(name));
+        let connect_limit_ticks = Some(self.u32("connectToLearnerMasterLimit")).filter(|&ticks| ticks > 0);
         let standalone_enabled = self.flag(row("standaloneEnabled"));
         let dynamic_file = self.path("dynamicConfigFile");
         self.int(row("electionAlg"));
@@ -132,6 +133,7 @@ impl Resolver {
             version: dynamic_file.as_deref().map_or(0, version_of_file_name),
             dynamic_file,
             init_limit_ticks,
+            connect_limit_ticks,
             sync_limit_ticks,
             listen_on_all_addresses,
             keep_alive,

@@ -146,6 +146,22 @@ fn delete(path: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_leader_that_hears_nobody_and_is_still_heard_is_left_behind() {
+    let mut w = started(3, 0);
+    assert_eq!(w.leader(), Some(2), "its votes are the best: the highest id");
+    w.deaf = Some(2);
+    let ms = w.until(5_000, "another leader", |w| (0..2).any(|s| w.up(s).serving == Service::Leading));
+    // syncLimit until it gives up, two ticks until those who voted for it do, and two elections; not initLimit.
+    assert!(ms < 12 * TICK_MS, "{ms} ms");
+    let (c, _) = w.connect(0, 5_000);
+    w.done(c, OpCode::Create, &create("/a", 0)).unwrap();
+    w.deaf = None;
+    w.until(5_000, "all serve", |w| w.all_serve());
+    w.run(50);
+    assert!(w.all_equal() && w.exists(2, "/a"));
+}
+
+#[test]
 fn a_leader_that_is_cut_off_confirms_no_sync() {
     let mut w = started(3, 0);
     let leader = w.leader().unwrap();

@@ -240,6 +240,8 @@ pub struct World {
     pub voters: usize,
     /// Pairs that can't reach each other.
     pub cut: BTreeSet<(usize, usize)>,
+    /// This server hears nobody any more, and is heard.
+    pub deaf: Option<usize>,
     next_conn: u64,
     homes: BTreeMap<ConnId, (usize, u64)>,
     /// Connections of lives that have ended.
@@ -291,6 +293,7 @@ impl World {
             dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             voters: servers - observers,
             cut: BTreeSet::new(),
+            deaf: None,
             next_conn: 0,
             homes: BTreeMap::new(),
             graves: BTreeMap::new(),
@@ -318,6 +321,7 @@ impl World {
             observers: (self.voters..self.servers.len()).map(id).collect(),
             tick_ms: TICK_MS,
             init_limit: 10,
+            connect_limit: zab::limits::CONNECT_TICKS,
             sync_limit: 5,
             config_text: Arc::from(&b"version=0"[..]),
             config_version: 0,
@@ -548,7 +552,7 @@ impl World {
             }
             What::Disk(job) => self.disk_done(s, job),
             What::Notify { from, payload } => {
-                if self.reaches(s, from) {
+                if self.reaches(s, from) && self.deaf != Some(s) {
                     let notification = Notification::decode(&payload).unwrap().unwrap();
                     self.step(s, Input::Notification { from: id(from), notification });
                 }
@@ -567,6 +571,9 @@ impl World {
     }
 
     fn arrive(&mut self, s: usize, link: LinkId, load: Load) {
+        if self.deaf == Some(s) {
+            return;
+        }
         let up = self.servers[s].up.as_mut().unwrap();
         let Some(l) = up.links.get(&link) else { return };
         let dialled = l.dialled;
@@ -750,6 +757,10 @@ impl World {
             }
             Output::Dial { to } => {
                 let other = to.0 as usize - 1;
+                if self.deaf.is_some_and(|d| d == s || d == other) {
+                    // Call or answer is lost, and nobody says so.
+                    return;
+                }
                 if self.servers[other].up.is_none() || !self.reaches(s, other) {
                     return self.at(s, 200, What::DialFailed { to });
                 }
