@@ -486,8 +486,11 @@ impl Leading {
                         self.establish(common, history);
                     }
                     Phase::Established(b) => {
+                        // What it is itself the last to acknowledge is told to it with all the others, and only once: a COMMIT of
+                        // something else than the oldest proposal ends Apache's process.
+                        let before = b.committed();
                         let committed = if voter { b.joined(server, has) } else { None };
-                        self.tell_up_to_date(common, link);
+                        self.tell_up_to_date(common, link, before);
                         return committed;
                     }
                     _ => {}
@@ -531,12 +534,12 @@ impl Leading {
         self.sent = history.last();
         common.note("a quorum has the history: this server leads");
         for link in self.links_in(|s| *s == Stage::HasHistory) {
-            self.tell_up_to_date(common, link);
+            self.tell_up_to_date(common, link, history.last());
         }
     }
 
-    fn tell_up_to_date(&mut self, common: &mut Common, link: LinkId) {
-        let committed = self.broadcast().expect("only an established leader says so").committed();
+    /// A learner with the history serves from now on, and hears of what was committed, up to `committed`, since it was sent to it.
+    fn tell_up_to_date(&mut self, common: &mut Common, link: LinkId, committed: Zxid) {
         let learner = self.learners.get_mut(&link).expect("links that wait are there");
         learner.stage = Stage::UpToDate;
         // What was pinged before UPTODATE is not answered.

@@ -146,6 +146,30 @@ fn delete(path: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_request_that_nobody_can_decode_becomes_an_error_under_a_zxid_of_its_own() {
+    let mut w = started(3, 0);
+    let (c, session) = w.connect(0, 5_000);
+    w.run(50);
+    let before = w.servers[0].disk.end();
+    // A check by itself decodes for nobody who reads the log; 99 is no operation.
+    let bad = [
+        (OpCode::Create.wire(), &b"\0\0\0\x40/x"[..]),
+        (OpCode::SetData.wire(), b""),
+        (OpCode::Delete.wire(), b"\0"),
+        (OpCode::Check.wire(), &delete("/")),
+        (99, b""),
+    ];
+    for (i, (op, body)) in bad.iter().enumerate() {
+        w.request(0, session, 7 + i as i32, *op, body);
+    }
+    w.run(50);
+    assert_eq!(w.servers[0].disk.end().as_u64(), before.as_u64() + bad.len() as u64);
+    w.done(c, OpCode::Create, &create("/after", 0)).unwrap();
+    w.run(50);
+    assert!(w.all_equal() && w.exists(2, "/after"));
+}
+
+#[test]
 fn a_leader_that_hears_nobody_and_is_still_heard_is_left_behind() {
     let mut w = started(3, 0);
     assert_eq!(w.leader(), Some(2), "its votes are the best: the highest id");

@@ -6,7 +6,7 @@ use node::sessions::Touch;
 use node::{Clients, CloseReason, Config, Handshake, Input, Node, Now, Output, Service};
 use proto::client::{ConnectRequest, OpCode, WriteReply};
 use proto::jute::{Put, Reader};
-use proto::peer::{FromLeader, FromLearner, Notification, Packet};
+use proto::peer::{AuthIds, FromLeader, FromLearner, Notification, Packet};
 use proto::session::password;
 use proto::txn::RecordBatch;
 use proto::{
@@ -532,6 +532,14 @@ impl World {
         let lines = up.lines.clone();
         up.node.step(now, input, &*lines);
         self.pump(s);
+    }
+
+    /// A request as it stands, on the link of a learner: what a Falconer would not forward.
+    pub fn request(&mut self, learner: usize, session: SessionId, cxid: i32, op: i32, body: &[u8]) {
+        let leader = self.leader().unwrap();
+        let link = *self.up(leader).links.iter().find(|(_, l)| l.other == learner).unwrap().0;
+        let packet = FromLearner::Request { session, cxid: Xid(cxid), op, body, auth: AuthIds::NULL };
+        self.step(leader, Input::FromLearner { link, packet });
     }
 
     pub fn hand_over(&mut self, s: usize) {
