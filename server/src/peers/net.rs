@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use proto::jute::Reader;
 use proto::peer::{FromLeader, FromLearner, InitialMessage, Notification, Packet, frame_len, packet_len};
 use proto::{LinkId, ServerId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub struct Net {
     next_token: usize,
     /// Sockets that may hold more than was read.
     hungry: Vec<usize>,
+    /// Sockets whose other side has ended, or that are broken: they are read to their end.
+    ended: HashSet<usize>,
     scratch: Vec<u8>,
     next_sweep: Instant,
     /// When a stranger was told of last.
@@ -85,6 +87,7 @@ impl Net {
             links: HashMap::new(),
             next_token: FIRST,
             hungry: Vec::new(),
+            ended: HashSet::new(),
             scratch: vec![0; limits::READ_CHUNK],
             next_sweep: Instant::now() + SWEEP,
             stranger_said: Instant::now(),
@@ -116,6 +119,9 @@ impl Net {
                     Token(token) => {
                         if event.is_writable() {
                             self.writable(token);
+                        }
+                        if event.is_read_closed() || event.is_error() {
+                            self.ended.insert(token);
                         }
                         if event.is_readable() || event.is_read_closed() || event.is_error() {
                             self.hungry.push(token);
@@ -349,7 +355,9 @@ impl Net {
                     continue;
                 }
             };
-            if n > 0 {
+            // The buffer was not filled: the socket is empty, and says so when more comes. Only a thread that has nothing left
+            // to read writes the log itself.
+            if n == self.scratch.len() || n > 0 && self.ended.contains(&token) {
                 self.hungry.push(token);
             }
             if self.run_input(core, token, n) == After::Drop {
@@ -452,6 +460,7 @@ impl Net {
     fn sweep(&mut self) {
         let now = Instant::now();
         self.next_sweep = now + SWEEP;
+        self.ended.retain(|token| self.sockets.contains_key(token));
         let patience = self.peers.config.hello_timeout;
         self.sockets.retain(|_, socket| match socket {
             Socket::Caller { outlet, since, .. } if now.duration_since(*since) > patience => {
