@@ -8,6 +8,9 @@
 //! ```
 //! When W1 is complete, whoever completed it runs R2 before anything later is applied: R2 sees W1 and cannot
 //! see W3. So writes are never held back by reads, and reads of other connections by nothing.
+//!
+//! A gate ends when its connection is to be closed: a request that stays without a reply would have those behind it
+//! answered in its place.
 
 use crate::limits;
 use alloc::boxed::Box;
@@ -36,6 +39,8 @@ pub struct Turn {
 #[derive(Debug, Default)]
 pub struct Gate {
     waiting: VecDeque<Waiting>,
+    /// Nothing more is answered.
+    ended: bool,
     /// Bytes of the local requests in `waiting`.
     bytes: usize,
 }
@@ -77,14 +82,23 @@ impl Gate {
         self.waiting.push_back(Waiting::Local { request: request.into(), received });
     }
 
-    /// The oldest request is answered by the node. Returns its operation code and when it was read.
+    /// The connection is being closed: what waits is not answered any more, whatever the node says of it.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// The oldest request is answered by the node. Returns its operation code and when it was read; `None` when the
+    /// gate has ended, and nothing is to be told.
     ///
     /// # Panics
     /// When the oldest request is not `xid`: replies would leave in the wrong order, and every client would
     /// take them for answers to other questions.
-    pub fn complete(&mut self, xid: Xid) -> (i32, Instant) {
+    pub fn complete(&mut self, xid: Xid) -> Option<(i32, Instant)> {
+        if self.ended {
+            return None;
+        }
         match self.waiting.pop_front() {
-            Some(Waiting::Ordered { xid: oldest, op, received }) if oldest == xid => (op, received),
+            Some(Waiting::Ordered { xid: oldest, op, received }) if oldest == xid => Some((op, received)),
             other => panic!("the reply to {xid:?} met {other:?} at the head of the gate"),
         }
     }
@@ -124,7 +138,7 @@ mod tests {
         g.admit_local(b"r5", at(14));
         assert!(!g.is_open());
         assert_eq!(g.next_local(), None, "the write before them is not complete");
-        assert_eq!(g.complete(Xid(1)), (5, at(10)));
+        assert_eq!(g.complete(Xid(1)), Some((5, at(10))));
         assert_eq!(g.next_local().map(|t| t.request.into_vec()), Some(b"r2".to_vec()));
         assert_eq!(g.next_local().map(|t| t.received), Some(at(12)));
         assert_eq!(g.next_local(), None, "the second write is not complete");
@@ -145,6 +159,20 @@ mod tests {
         g.admit_ordered(Xid(0), 1, at(0));
         g.admit_local(&vec![0; limits::GATE_BYTES], at(0));
         assert!(g.is_full());
+    }
+
+    #[test]
+    fn nothing_is_answered_behind_a_request_that_ended_its_connection() {
+        // A write that came through a server from which its session has moved is not answered, but its connection is
+        // closed. The sync behind it was answered in the same step, and its reply met the write.
+        let mut g = Gate::new();
+        g.admit_ordered(Xid(69), 14, at(1));
+        g.admit_ordered(Xid(70), 9, at(2));
+        g.admit_local(b"r71", at(3));
+        g.end();
+        assert_eq!(g.complete(Xid(70)), None);
+        assert_eq!(g.next_local(), None, "it stands behind requests that were not answered");
+        assert_eq!(g.len(), 3, "they count until the connection is gone");
     }
 
     #[test]

@@ -294,7 +294,7 @@ pub fn outstanding(core: &Core) -> HashMap<String, u64> {
     let mut all = HashMap::new();
     for conn in core.conns.all() {
         let state = conn.gate.lock();
-        for (name, n) in state.places.0.iter().filter(|(name, _)| !name.is_empty() && !state.closed) {
+        for (name, n) in state.places.0.iter().filter(|(name, _)| !name.is_empty()) {
             *all.entry(String::from_utf8_lossy(name).into_owned()).or_default() += n;
         }
     }

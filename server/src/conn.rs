@@ -49,8 +49,6 @@ pub struct GateState {
     pub gate: Gate,
     /// Their top-level paths.
     pub places: Places,
-    /// The owner has dropped the connection.
-    pub closed: bool,
     /// What the audit log says of the writes in the gate that it tells of, when they are answered.
     pub audit: VecDeque<(Xid, Note)>,
     /// Whether the handshake carried the read-only byte, and what it said: the answer carries it only then.

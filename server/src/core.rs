@@ -1224,10 +1224,7 @@ impl Clients for Step<'_> {
     fn reply(&self, to: ConnId, xid: Xid, zxid: Zxid, reply: &WriteReply<'_>) {
         let Some(conn) = self.core.conns.get(to) else { return };
         let mut state = conn.gate.lock();
-        if state.closed {
-            return;
-        }
-        let (op, received) = state.gate.complete(xid);
+        let Some((op, received)) = state.gate.complete(xid) else { return };
         state.places.answered();
         conn.append(&mut |out| reply.encode_frame(out, xid, zxid));
         let ns = self.core.note_reply(&conn, op, xid, zxid, received, self.now());
@@ -1301,6 +1298,7 @@ impl Clients for Step<'_> {
         if why == CloseReason::NotServing {
             self.core.stats.add(Counter::NotServed, 1);
         }
+        conn.gate.lock().gate.end();
         conn.close_when_flushed();
         self.touch(conn);
     }

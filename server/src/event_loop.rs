@@ -1,6 +1,6 @@
 //! An event loop: owns the sockets of its connections, reads their frames, answers reads, hands writes on.
 
-use crate::accounting::Tally;
+use crate::accounting::{Places, Tally};
 use crate::audit::Note;
 use crate::conn::Conn;
 use crate::core::{Core, put_header_reply};
@@ -407,8 +407,9 @@ impl EventLoop {
         let conn = &owned.conn;
         {
             let mut state = conn.gate.lock();
-            state.closed = true;
+            state.gate.end();
             core.outstanding.fetch_sub(state.gate.len(), Ordering::Relaxed);
+            state.places = Places::default();
         }
         core.tree.drop_connection(conn.id);
         core.stats.add(Counter::Dropped, 1);

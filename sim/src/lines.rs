@@ -213,7 +213,9 @@ impl Clients for Lines {
         let inner = &mut *self.inner();
         let Some(line) = inner.lines.get_mut(&to.0) else { return };
         inner.touched.push(to.0);
-        line.gate.complete(xid);
+        if line.gate.complete(xid).is_none() {
+            return;
+        }
         reply.encode_frame(&mut line.out, xid, zxid);
         line.shown = Some(zxid);
         while let Some(turn) = line.gate.next_local() {
@@ -244,6 +246,7 @@ impl Clients for Lines {
         let inner = &mut *self.inner();
         if let Some(line) = inner.lines.get_mut(&to.0) {
             line.state = State::Closing;
+            line.gate.end();
             inner.touched.push(to.0);
         }
     }
