@@ -196,6 +196,11 @@ pub enum Input<'a> {
         /// not so long behind it that a snapshot would be cheaper.
         found: Option<Zxid>,
     },
+    /// The answer to [`Output::SendSnapshot`].
+    SnapshotSent {
+        /// The link.
+        link: LinkId,
+    },
     /// The answer to [`Output::Truncate`].
     Truncated {
         /// Where the log ends now.
@@ -432,6 +437,7 @@ impl Node {
             Input::FromLearner { link, packet } => self.handle_learner(now, link, packet, clients),
             Input::FromLeader { link, packet } => self.handle_leader(now, link, packet, clients),
             Input::FoundInLog { link, found } => self.zab.found_in_log(now.mono, link, found),
+            Input::SnapshotSent { link } => self.zab.snapshot_sent(now.mono, link),
             Input::Truncated { durable, applier } => {
                 self.take_back(applier);
                 self.zab.truncated(now.mono, durable);

@@ -530,6 +530,11 @@ impl Core {
         self.submit_peer(Input::FoundInLog { link, found });
     }
 
+    /// The tree has left for a learner.
+    pub fn submit_snapshot_sent(&self, link: LinkId) {
+        self.submit_peer(Input::SnapshotSent { link });
+    }
+
     /// The leader's snapshot has been read, or not.
     pub fn submit_snapshot_received(&self, link: LinkId, applier: Applier, complete: bool) {
         self.submit_peer(Input::SnapshotReceived { link, applier, complete });

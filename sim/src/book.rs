@@ -377,9 +377,10 @@ impl Book {
                 }
                 match packet.kind {
                     kind::LEADERINFO => link.proposed = Some(zxid.epoch()),
-                    kind::INFORM if link.new_leader.is_none() => link.sync_end = zxid,
+                    // The tree of a SNAP may have what is sent behind it.
+                    kind::INFORM if link.new_leader.is_none() => link.sync_end = zxid.max(link.sync_end),
                     kind::COMMIT if link.new_leader.is_none() => {
-                        link.sync_end = zxid;
+                        link.sync_end = zxid.max(link.sync_end);
                         link.committed = zxid;
                     }
                     kind::SNAP => {

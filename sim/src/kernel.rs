@@ -63,6 +63,8 @@ pub enum Due {
     Stream(u64),
     /// A connection that was dialled has not come about.
     DialLate(u64),
+    /// Whether a tree that comes in makes progress is looked at.
+    Stalled(u64),
 }
 
 struct Entry {

@@ -5,9 +5,11 @@ use crate::book::Fact;
 use crate::coverage::Point;
 use crate::kernel::{Due, Kernel};
 use crate::net::{Conn, Item, Port, Side};
-use crate::server::{Job, Process, Refusal, Server, cluster_bytes, kind_of, rebuild};
-use crate::time::{MS, US};
-use engine::Settled;
+use crate::server::{
+    INIT_LIMIT, Job, Process, Refusal, Server, apply_logged, cluster_bytes, kind_of, rebuild,
+};
+use crate::time::{MS, Time, US};
+use engine::{Settled, Tree, TreeConfig};
 use node::{Input, Output};
 use proto::jute::{Put, Reader};
 use proto::peer::{FromLeader, FromLearner, Notification, Packet, kind};
@@ -24,7 +26,7 @@ use zab::{Records, Service};
 const PACKETS: u8 = 0;
 /// A part of a tree: kind, count, records.
 const PART: u8 = 1;
-/// The end of a tree: the zxid where it is no longer fuzzy, and the digest there.
+/// The end of a tree: its digest.
 const TREE_END: u8 = 2;
 
 /// Bytes of a slice of a tree that is sent.
@@ -46,16 +48,30 @@ pub struct Link {
     side: Side,
     other: usize,
     /// A tree is on its way; what is sent meanwhile waits.
-    stream: Option<engine::Walk>,
+    stream: Option<Stream>,
+    /// Encoded packets.
     waiting: VecDeque<Vec<u8>>,
     input: VecDeque<Vec<u8>>,
 }
+
+/// A tree on its way to a learner: first it is walked over, which takes its time; what the walk has seen is brought to the
+/// state of one zxid by the own log, and that is sent. As `falconerd` does it.
+#[derive(Debug)]
+enum Stream {
+    Copying { walk: engine::Walk, parts: Vec<Part> },
+    Sending { walk: engine::Walk, copy: Arc<Tree> },
+}
+
+/// Records of a tree: their kind, how many, and their bytes.
+type Part = (Kind, u64, Vec<u8>);
 
 /// A tree that comes in.
 #[derive(Debug)]
 pub struct Receiving {
     link: Conn,
     zxid: Zxid,
+    /// When something came last.
+    heard: Time,
     parts: Vec<(u8, u32, Vec<u8>)>,
 }
 
@@ -140,7 +156,9 @@ impl Server {
             Output::ReceiveSnapshot { link, zxid } => {
                 let p = self.process();
                 if p.links.contains_key(&link.0) {
-                    p.receiving = Some(Receiving { link: link.0, zxid, parts: Vec::new() });
+                    p.receiving = Some(Receiving { link: link.0, zxid, heard: k.now, parts: Vec::new() });
+                    let event = self.event(Due::Stalled(link.0));
+                    k.after(self.stall_ns(), event);
                     self.run_link(k, link.0);
                 } else {
                     let applier = p.node.lend_applier();
@@ -160,6 +178,11 @@ impl Server {
     fn side_of(&mut self, k: &Kernel, conn: Conn) -> Side {
         // Who dialled stands at the listener's other end.
         if k.net.peer(conn, Side::Listener) == Some(self.id) { Side::Dialer } else { Side::Listener }
+    }
+
+    /// How long a tree may make no progress at all: initLimit.
+    fn stall_ns(&self) -> u64 {
+        INIT_LIMIT * self.setting.tick_ms * MS
     }
 
     fn dial_ns(&self) -> u64 {
@@ -372,6 +395,19 @@ impl Server {
         }
     }
 
+    /// Whether the tree that comes in makes progress is looked at.
+    pub(crate) fn stalled(&mut self, k: &mut Kernel, conn: Conn) {
+        let stall_ns = self.stall_ns();
+        let p = self.process();
+        let Some(heard) = p.receiving.as_ref().filter(|r| r.link == conn).map(|r| r.heard) else { return };
+        if k.now < heard + stall_ns {
+            let event = self.event(Due::Stalled(conn));
+            return k.schedule(heard + stall_ns, event);
+        }
+        k.tell(|| format!("{} gets nothing more of a tree on {conn}", self.id));
+        self.end_receiving(k, conn);
+    }
+
     /// Runs what has come through the links that could not be run before.
     pub(crate) fn run_links(&mut self, k: &mut Kernel) {
         let waiting: Vec<Conn> = match &self.process {
@@ -426,13 +462,13 @@ impl Server {
     fn take_tree(&mut self, k: &mut Kernel, conn: Conn, message: &[u8]) {
         let p = self.process();
         let receiving = p.receiving.as_mut().expect("the caller has looked");
+        receiving.heard = k.now;
         let mut r = Reader::new(&message[1..]);
         if message[0] == PART {
             let kind = r.u8().expect("a part has a kind");
             let count = r.i32().expect("a part has a count") as u32;
             return receiving.parts.push((kind, count, r.rest().to_vec()));
         }
-        let end = Zxid::from_wire(r.i64().expect("the end has a zxid"));
         let digest = r.i64().expect("the end has a digest");
         let Receiving { zxid, parts, .. } = p.receiving.take().expect("looked at above");
         let mut applier = p.node.lend_applier();
@@ -446,11 +482,10 @@ impl Server {
             }
             .expect("the parts of a tree hold records");
         }
-        let settled = Settled { zxid: end, digest: Some(digest) };
+        let settled = Settled { zxid, digest: Some(digest) };
         importer.finish(zxid, Some(settled)).expect("a whole tree has a root");
         p.handed.clear();
         p.received = Some(conn);
-        self.fuzzy_until = end;
         self.step(k, Input::SnapshotReceived { link: LinkId(conn), applier, complete: true });
     }
 
@@ -469,7 +504,10 @@ impl Server {
 
     fn send_packets(&mut self, k: &mut Kernel, conn: Conn, packets: &[u8]) {
         let from = self.id;
-        let Some(link) = self.process().links.get(&conn) else { return };
+        let Some(link) = self.process().links.get_mut(&conn) else { return };
+        if link.stream.is_some() {
+            return link.waiting.push_back(packets.to_vec());
+        }
         let (to, to_leader) = (link.other, link.side == Side::Dialer);
         let mut r = Reader::new(packets);
         let mut whole = 0;
@@ -500,10 +538,7 @@ impl Server {
 
     fn send(&mut self, k: &mut Kernel, conn: Conn, message: Vec<u8>) {
         let bound = k.net.buffer_bytes;
-        let Some(link) = self.process().links.get_mut(&conn) else { return };
-        if link.stream.is_some() {
-            return link.waiting.push_back(message);
-        }
+        let Some(link) = self.process().links.get(&conn) else { return };
         let side = link.side;
         k.net.send(k.now, conn, side, message);
         if k.net.unsent(conn, side) > bound && !self.process().overfull.contains(&conn) {
@@ -553,28 +588,64 @@ impl Server {
     fn begin_stream(&mut self, k: &mut Kernel, conn: Conn) {
         let p = self.process();
         let walk = p.tree.walk();
-        let mut head = Vec::new();
-        FromLeader::Snap { zxid: walk.start() }.encode(&mut head);
-        self.send_packets(k, conn, &head);
-        if let Some(link) = self.process().links.get_mut(&conn) {
-            link.stream = Some(walk);
+        if let Some(link) = p.links.get_mut(&conn) {
+            link.stream = Some(Stream::Copying { walk, parts: Vec::new() });
             let event = self.event(Due::Stream(conn));
             k.after(20 * US, event);
         }
     }
 
-    /// A tree goes on to a learner by one slice.
+    /// A tree goes on its way to a learner by one slice.
     pub(crate) fn stream(&mut self, k: &mut Kernel, conn: Conn) {
         let id = self.id;
         let p = self.process();
         let tree = p.tree.clone();
         let Some(link) = p.links.get_mut(&conn) else { return };
-        let Some(walk) = &mut link.stream else { return };
+        let side = link.side;
         let mut records = Vec::new();
-        let part = walk.next(&tree, SLICE, &mut records);
-        let mut message = Vec::with_capacity(records.len() + 20);
-        let done = match kind_of(part.kind) {
-            Some(kind) => {
+        match link.stream.as_mut() {
+            None => return,
+            Some(Stream::Copying { walk, parts }) => {
+                let part = walk.next(&tree, SLICE, &mut records);
+                if let Some(kind) = kind_of(part.kind) {
+                    parts.push((kind, part.count, records));
+                } else {
+                    let parts = std::mem::take(parts);
+                    let (start, end) = (walk.start(), walk.end().expect("a walk that is done has an end"));
+                    link.stream = None;
+                    let copy = match copy(&p.appender, tree.config(), parts, start, end) {
+                        Ok(copy) => copy,
+                        Err(Refusal::Disk(why) | Refusal::Damage(why)) => {
+                            k.tell(|| format!("{id} can't send its tree on {conn}: {why}"));
+                            self.process().overfull.push(conn);
+                            return self.drop_overfull(k);
+                        }
+                    };
+                    let mut head = Vec::new();
+                    FromLeader::Snap { zxid: end.0 }.encode(&mut head);
+                    let waiting = std::mem::take(&mut link.waiting);
+                    self.send_packets(k, conn, &head);
+                    if let Some(link) = self.process().links.get_mut(&conn) {
+                        link.waiting = waiting;
+                        link.stream = Some(Stream::Sending { walk: copy.walk(), copy });
+                    }
+                }
+            }
+            Some(Stream::Sending { walk, copy }) => {
+                let part = walk.next(copy, SLICE, &mut records);
+                let mut message = Vec::with_capacity(records.len() + 20);
+                let Some(kind) = kind_of(part.kind) else {
+                    message.push(TREE_END);
+                    message.put_i64(copy.applied_digest().1);
+                    link.stream = None;
+                    let waiting = std::mem::take(&mut link.waiting);
+                    k.net.send(k.now, conn, side, message);
+                    k.tell(|| format!("{id} has sent its tree on {conn}"));
+                    for packets in waiting {
+                        self.send_packets(k, conn, &packets);
+                    }
+                    return self.step(k, Input::SnapshotSent { link: LinkId(conn) });
+                };
                 message.push(PART);
                 message.push(match kind {
                     Kind::Sessions => 0,
@@ -583,29 +654,12 @@ impl Server {
                 });
                 message.put_i32(part.count as i32);
                 message.extend_from_slice(&records);
-                false
+                k.net.send(k.now, conn, side, message);
             }
-            None => {
-                let (end, digest) = walk.end().expect("a walk that is done has an end");
-                message.push(TREE_END);
-                message.put_i64(end.to_wire());
-                message.put_i64(digest);
-                true
-            }
-        };
-        k.net.send(k.now, conn, link.side, message);
-        if !done {
-            let event = self.event(Due::Stream(conn));
-            let ns = self.rng.around(50 * US);
-            return k.after(ns, event);
         }
-        link.stream = None;
-        k.tell(|| format!("{id} has sent its tree on {conn}"));
-        for message in std::mem::take(&mut self.process().links.get_mut(&conn).expect("it is there").waiting)
-        {
-            self.send(k, conn, message);
-        }
-        self.drop_overfull(k);
+        let event = self.event(Due::Stream(conn));
+        let ns = self.rng.around(50 * US);
+        k.after(ns, event);
     }
 
     // Jobs of the disk.
@@ -726,6 +780,40 @@ impl Server {
         self.process().forget_handed();
         self.stand(k, &tree);
         Ok(())
+    }
+}
+
+/// What a walk from `start` to `end` has seen, made the state at its end by the own log.
+fn copy(
+    appender: &Appender,
+    config: &TreeConfig,
+    parts: Vec<Part>,
+    start: Zxid,
+    end: (Zxid, i64),
+) -> Result<Arc<Tree>, Refusal> {
+    let (copy, mut applier) = engine::new(config.clone());
+    let importer = applier.import();
+    for (kind, count, bytes) in &parts {
+        match kind {
+            Kind::Sessions => importer.sessions(bytes, *count),
+            Kind::Acls => importer.acls(bytes, *count),
+            Kind::Nodes => importer.nodes(bytes, *count),
+        }
+        .expect("what a walk has written can be read");
+    }
+    let settled = Settled { zxid: end.0, digest: Some(end.1) };
+    importer.finish(start, Some(settled)).expect("a tree has a root");
+    appender.reader(start)?.replay::<Refusal>(start, |zxid, record| {
+        if zxid <= end.0 {
+            apply_logged(&mut applier, record)?;
+        }
+        Ok(())
+    })?;
+    applier.advance(end.0);
+    copy.check_links().map_err(|e| Refusal::Damage(format!("the copy is no tree: {e}")))?;
+    match copy.digest_mismatches() {
+        0 => Ok(copy),
+        _ => Err(Refusal::Damage("the copy's digest is not the tree's".into())),
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Setting {
 
 /// How long a disk is taken for full before it is tried again.
 const FULL_PAUSE: u64 = 20 * MS;
+/// How long a learner may take to come about, ticks.
+pub(crate) const INIT_LIMIT: u64 = 10;
 /// How long the log is idle before the durability of its last batch is recorded.
 const IDLE: u64 = 200 * MS;
 
@@ -91,8 +93,6 @@ pub struct Server {
     pub packets_left: Option<u64>,
     /// It is to die now.
     pub(crate) doomed: bool,
-    /// Its tree was received while its sender went on: up to here it is the state of no moment.
-    pub(crate) fuzzy_until: Zxid,
     /// Its disk was wiped, and it has not served since.
     pub blank: bool,
     pub(crate) rng: Rng,
@@ -206,7 +206,6 @@ impl Server {
             power_fails: false,
             packets_left: None,
             doomed: false,
-            fuzzy_until: Zxid::ZERO,
             blank: false,
             rng,
         }
@@ -230,7 +229,6 @@ impl Server {
         if wipe {
             self.disk = Disk::new();
             self.blank = true;
-            self.fuzzy_until = Zxid::ZERO;
         } else if silent {
             let rng = &mut self.rng;
             // Some cuts lose everything, some nothing, most a part.
@@ -352,9 +350,7 @@ impl Server {
         let mut recent: VecDeque<(Zxid, Vec<u8>)> = VecDeque::new();
         let kept = self.setting.kept_records;
         recovery.replay::<Refusal>(start, |zxid, record| {
-            applier
-                .apply(record, &Nobody, &mut |_, _| {})
-                .map_err(|e| Refusal::Damage(format!("a logged txn can't be applied: {e}")))?;
+            apply_logged(&mut applier, record)?;
             replayed = (replayed.0 + 1, replayed.1 + record.len() as u64);
             recent.push_back((zxid, record.to_vec()));
             if recent.len() > kept {
@@ -460,9 +456,6 @@ impl Server {
 
     pub(crate) fn stand(&self, k: &mut Kernel, tree: &Tree) {
         let (zxid, digest) = tree.applied_digest();
-        if zxid < self.fuzzy_until {
-            return;
-        }
         k.fact(&Fact::Stands { server: self.id, zxid, digest, mismatches: tree.digest_mismatches() });
     }
 
@@ -491,7 +484,7 @@ impl Server {
             verifier: zab::Verifier::majority((0..voters).map(id).collect()),
             observers: (voters..voters + observers).map(id).collect(),
             tick_ms,
-            init_limit: 10,
+            init_limit: INIT_LIMIT as u32,
             connect_limit: zab::limits::CONNECT_TICKS,
             sync_limit: 5,
             config_text: Arc::from(&b"version=0"[..]),
@@ -542,6 +535,7 @@ impl Server {
             Due::Job => self.job(k),
             Due::Stream(conn) => self.stream(k, conn),
             Due::DialLate(conn) => self.dial_late(k, conn),
+            Due::Stalled(conn) => self.stalled(k, conn),
         }
     }
 
@@ -1038,6 +1032,13 @@ fn is_write(payload: &[u8]) -> bool {
     op.is_some_and(|op| WriteOp::decode(op, &mut Reader::new(&[])).is_some())
 }
 
+/// Applies a record of the own log.
+pub(crate) fn apply_logged(applier: &mut Applier, record: &[u8]) -> Result<(), Refusal> {
+    applier
+        .apply(record, &Nobody, &mut |_, _| {})
+        .map_err(|e| Refusal::Damage(format!("a logged txn can't be applied: {e}")))
+}
+
 /// Nobody listens while a server recovers.
 struct Nobody;
 
@@ -1136,11 +1137,9 @@ pub(crate) fn rebuild(
 ) -> Result<(), Refusal> {
     let loaded_end = load_into(catalogue, appender.base(), wall, applier, false)?;
     let start = applier.tree().applied();
-    appender.reader(start.max(appender.base()))?.replay::<Refusal>(start, |_, record| {
-        applier
-            .apply(record, &Nobody, &mut |_, _| {})
-            .map_err(|e| Refusal::Damage(format!("a logged txn can't be applied: {e}")))
-    })?;
+    appender
+        .reader(start.max(appender.base()))?
+        .replay::<Refusal>(start, |_, record| apply_logged(applier, record))?;
     if applier.tree().applied() < loaded_end {
         return Err(Refusal::Damage(format!("the log ends before {loaded_end}, where the snapshot does")));
     }

@@ -31,12 +31,22 @@ enum Stage {
     Accepted { last: Zxid },
     /// The log on disk is asked about it.
     Searching { last: Zxid },
+    /// The tree is on its way to it, and behind that what is proposed and committed meanwhile. NEWLEADER is said when the
+    /// tree has left: so whatever the tree shows is committed before it, and the learner's state is that of one zxid.
+    Receiving,
     /// It is being brought up to date; NEWLEADER is behind what was sent.
     Synchronising,
     /// It has everything up to NEWLEADER.
     HasHistory,
     /// It was told so, and serves.
     UpToDate,
+}
+
+impl Stage {
+    /// Whether its history is followed from here on: each proposal goes to it.
+    fn gets_proposals(self) -> bool {
+        matches!(self, Stage::Receiving | Stage::Synchronising | Stage::HasHistory | Stage::UpToDate)
+    }
 }
 
 /// A learner, by its link.
@@ -435,10 +445,8 @@ impl Leading {
                 common.push(Output::Propose { links: links.clone(), records });
             }
         }
-        let text = common.config.config_text.clone();
-        common.send(link, &FromLeader::NewLeader { epoch: self.epoch, config: Some((&*text).into()) });
         let learner = self.learners.get_mut(&link).expect("the caller has looked at it");
-        learner.stage = Stage::Synchronising;
+        learner.stage = Stage::Receiving;
         learner.synchronised = committed.max(from);
         learner.told = committed;
         learner.early = Zxid::ZERO;
@@ -446,6 +454,30 @@ impl Leading {
         if let (Some(server), Phase::Established(b)) = (learner.server, &mut self.phase) {
             b.left(server);
         }
+        if plan != Plan::Snap {
+            self.say_new_leader(common, link);
+        }
+        self.group();
+    }
+
+    fn say_new_leader(&mut self, common: &mut Common, link: LinkId) {
+        let text = common.config.config_text.clone();
+        common.send(link, &FromLeader::NewLeader { epoch: self.epoch, config: Some((&*text).into()) });
+        let learner = self.learners.get_mut(&link).expect("the caller has looked at it");
+        learner.stage = Stage::Synchronising;
+    }
+
+    /// The tree has left, and so has what was committed while it did.
+    pub fn snapshot_sent(&mut self, common: &mut Common, link: LinkId) {
+        let Some(learner) = self.learners.get_mut(&link).filter(|l| l.stage == Stage::Receiving) else {
+            return;
+        };
+        learner.heard = common.now;
+        // All that is becomes durable before it acknowledges NEWLEADER; only the rest is acknowledged by itself.
+        learner.synchronised = learner.synchronised.max(learner.told);
+        let owes = !learner.observer && learner.synchronised < self.sent;
+        learner.unacknowledged = owes.then_some((self.sent, common.now));
+        self.say_new_leader(common, link);
         self.group();
     }
 
@@ -454,13 +486,12 @@ impl Leading {
         let pick = |is: &dyn Fn(&Learner) -> bool| -> Arc<[LinkId]> {
             self.learners.iter().filter(|(_, l)| is(l)).map(|(&link, _)| link).collect()
         };
-        let synchronised =
-            |l: &Learner| matches!(l.stage, Stage::Synchronising | Stage::HasHistory | Stage::UpToDate);
+        let synchronised = |l: &Learner| l.stage.gets_proposals();
         self.followers = pick(&|l| synchronised(l) && !l.observer);
         self.observers = pick(&|l| synchronised(l) && l.observer);
         // Apache's followers up to 3.9.2 stumble over a COMMIT between NEWLEADER and UPTODATE.
-        self.committing =
-            pick(&|l| synchronised(l) && !l.observer && (l.falconer || l.stage == Stage::UpToDate));
+        let takes_commits = |l: &Learner| l.falconer || matches!(l.stage, Stage::Receiving | Stage::UpToDate);
+        self.committing = pick(&|l| synchronised(l) && !l.observer && takes_commits(l));
     }
 
     pub fn ack(
@@ -693,7 +724,8 @@ impl Leading {
             let patience_ms = if l.stage == Stage::UpToDate { sync_ms } else { init_ms + sync_ms };
             let behind = l.stage == Stage::UpToDate
                 && l.unacknowledged.is_some_and(|(_, since)| now > since.plus_ms(sync_ms));
-            if now > l.heard.plus_ms(patience_ms) || behind {
+            // While the tree is on its way, the shell watches whether the other side takes it.
+            if (now > l.heard.plus_ms(patience_ms) || behind) && l.stage != Stage::Receiving {
                 lost.push(link);
             }
         }
@@ -719,11 +751,10 @@ impl Leading {
         let me = common.config.me;
         common.config.verifier.is_quorum(|s| {
             s == me
-                || self.learners.values().any(|l| {
-                    l.server == Some(s)
-                        && !l.observer
-                        && matches!(l.stage, Stage::HasHistory | Stage::UpToDate | Stage::Synchronising)
-                })
+                || self
+                    .learners
+                    .values()
+                    .any(|l| l.server == Some(s) && !l.observer && l.stage.gets_proposals())
         })
     }
 }

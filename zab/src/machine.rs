@@ -579,6 +579,14 @@ impl Zab {
         }
     }
 
+    /// A tree has left for a learner; what was pushed for it meanwhile stands behind it.
+    pub fn snapshot_sent(&mut self, now: Instant, link: LinkId) {
+        self.common.now = now;
+        if let Role::Leading(l) = &mut self.role {
+            l.snapshot_sent(&mut self.common, link);
+        }
+    }
+
     /// The log was cut; [`Zxid::ZERO`] when everything had to go.
     pub fn truncated(&mut self, now: Instant, durable: Durable) {
         self.common.now = now;

@@ -106,7 +106,10 @@ pub enum Output {
         /// The last one; it is durable here.
         upto: Zxid,
     },
-    /// SNAP with the zxid of the tree when its walk begins, the tree in Apache's stream format, and its end mark.
+    /// SNAP, the tree in Apache's stream format, and its end mark; what is sent meanwhile on this link stands behind it. The
+    /// tree is the state at the zxid of SNAP, or what a walk sees that begins at it: then nothing that it has seen may be
+    /// applied later than the answer. Answer: `SnapshotSent`; if the link takes nothing any more, close it and report
+    /// `LinkDown`.
     SendSnapshot {
         /// Through this link.
         link: LinkId,

@@ -10,7 +10,7 @@
 //!   -> 7 leaderinfo 2                                              to link 7
 //!   -> epochs 2 current 2, -> log 0x200000001, -> serve leading    what the shell is asked to do
 //!   -> applies 0x200000001                                         up to there, now
-//!   epochs, durable 0x100000004, truncated 0x1, received, saved 0x1, found 7 0x1        the disk is done
+//!   epochs, durable 0x100000004, truncated 0x1, received, saved 0x1, found 7 0x1, sent 7        the disk is done
 //!   propose 2                                                      so many records are proposed
 //!   at 1000                                                        ms after the start; ticks, as far as they are due
 //! ```
@@ -187,7 +187,7 @@ impl Run {
             }
             Output::SendSnapshot { link } => self.said.push(format!("{} snap", link.0)),
             Output::FindInLog { link, zxid } => self.said.push(format!("find {zxid} for {}", link.0)),
-            Output::PersistEpochs { accepted, current } => {
+            Output::PersistEpochs { accepted, current, .. } => {
                 assert!(self.epochs.is_none(), "one after the other");
                 let before = self.zab.epochs();
                 let history = current.map(|(epoch, _)| epoch);
@@ -321,6 +321,7 @@ impl Run {
                 self.zab.link_up(now, link, Some(ServerId(number(leader))));
             }
             ["down", link] => self.zab.link_down(now, LinkId(number(link) as u64)),
+            ["sent", link] => self.zab.snapshot_sent(now, LinkId(number(link) as u64)),
             ["<-", link, ref words @ ..] => {
                 let link = LinkId(number(link) as u64);
                 if self.dialled == Some(link) {

@@ -279,6 +279,39 @@ fn a_wiped_voter_does_not_vote_until_it_has_a_history_again() {
     assert!((0..3).all(|s| w.exists(s, "/a")) && w.all_equal());
 }
 
+/// A tree takes its time, and the leader goes on meanwhile: NEWLEADER stood in front of commits that the tree showed
+/// already. What the learner saved then was of no moment, and a tree of one moment was followed by proposals that it had.
+#[test]
+fn a_tree_that_leaves_while_writes_go_on_is_taken_at_once() {
+    for observers in [0, 1] {
+        let mut w = started(3 + observers, observers);
+        let (c, _) = w.connect(w.leader().unwrap(), 5_000);
+        // The last one does not lead, or observes.
+        let learner = if observers == 0 { 0 } else { 3 };
+        w.done(c, OpCode::Create, &create("/first", 0)).unwrap();
+        w.crash(learner);
+        w.servers[learner].disk = Disk::default();
+        w.start(learner);
+        w.notes.clear();
+        let mut n = 0;
+        w.until(1_000, "the learner serves", |w| {
+            for _ in 0..4 {
+                n += 1;
+                w.write(c, n, OpCode::Create, &create(&format!("/{n}"), 0));
+                w.run_us(200);
+            }
+            w.is_serving(learner)
+        });
+        assert!(!w.notes.keys().any(|note| note.contains("does not follow")), "{:?}", w.notes);
+        w.run(50);
+        assert!(w.all_equal());
+        assert_eq!(w.packets.get(&proto::peer::kind::SNAP), Some(&1), "once is enough");
+        // Nothing more is written, and nobody is taken to be behind.
+        w.run(3_000);
+        assert!(w.all_serve() && w.notes.is_empty(), "{:?}", w.notes);
+    }
+}
+
 #[test]
 fn blank_servers_begin_together() {
     let mut w = World::new(3, 0, 5);

@@ -1,6 +1,6 @@
 //! Servers, their disks and the network between them, in virtual time.
 
-use engine::{Applier, Audience, Identity, Importer, PrepConfig, Settled, Tree, TreeConfig, WalkKind};
+use engine::{Applier, Audience, Identity, Importer, PrepConfig, Tree, TreeConfig, WalkKind};
 use node::gate::Gate;
 use node::sessions::Touch;
 use node::{Clients, CloseReason, Config, Handshake, Input, Node, Now, Output, Service};
@@ -133,7 +133,7 @@ fn dump(tree: &Tree) -> Dump {
     }
 }
 
-fn load_tree(applier: &mut Applier, dump: &Dump, settled: Option<Settled>) {
+fn load_tree(applier: &mut Applier, dump: &Dump) {
     let importer = Importer::new(applier);
     for (kind, count, bytes) in &dump.parts {
         match kind {
@@ -143,7 +143,7 @@ fn load_tree(applier: &mut Applier, dump: &Dump, settled: Option<Settled>) {
             WalkKind::Done => unreachable!(),
         }
     }
-    importer.finish(dump.zxid, settled).unwrap();
+    importer.finish(dump.zxid, None).unwrap();
 }
 
 /// What survives a crash.
@@ -193,11 +193,29 @@ enum Load {
 enum What {
     Tick,
     Disk(Job),
-    Notify { from: usize, payload: Arc<[u8]> },
-    Reach { peer: usize, up: bool },
-    LinkUp { link: LinkId, dialled: Option<ServerId> },
-    DialFailed { to: ServerId },
-    Load { link: LinkId, load: Load },
+    Notify {
+        from: usize,
+        payload: Arc<[u8]>,
+    },
+    Reach {
+        peer: usize,
+        up: bool,
+    },
+    LinkUp {
+        link: LinkId,
+        dialled: Option<ServerId>,
+    },
+    DialFailed {
+        to: ServerId,
+    },
+    Load {
+        link: LinkId,
+        load: Load,
+    },
+    /// The tree for this link is put together.
+    Copied {
+        link: LinkId,
+    },
 }
 
 struct Link {
@@ -207,6 +225,8 @@ struct Link {
     dialled: bool,
     /// The last thing on its way to the other side arrives then.
     last: Instant,
+    /// A tree is being put together for it; this waits behind it.
+    behind: Option<Vec<Load>>,
 }
 
 pub struct Running {
@@ -489,7 +509,11 @@ impl World {
 
     /// Runs until `ms` have passed.
     pub fn run(&mut self, ms: u64) {
-        let end = self.now.plus_ms(ms);
+        self.run_us(ms * 1_000);
+    }
+
+    pub fn run_us(&mut self, us: u64) {
+        let end = Instant(self.now.0 + us * 1_000);
         while let Some((&(at, _), _)) = self.events.first_key_value()
             && at <= end
         {
@@ -575,6 +599,7 @@ impl World {
             What::LinkUp { link, dialled } => self.step(s, Input::LinkUp { link, dialled }),
             What::DialFailed { to } => self.step(s, Input::DialFailed { to }),
             What::Load { link, load } => self.arrive(s, link, load),
+            What::Copied { link } => self.copied(s, link),
         }
     }
 
@@ -591,11 +616,7 @@ impl World {
             let mut applier = up.node.lend_applier();
             let complete = match &load {
                 Load::Snapshot(d) => {
-                    load_tree(
-                        &mut applier,
-                        d,
-                        Some(Settled { zxid: Zxid::from_u64(u64::MAX), digest: None }),
-                    );
+                    load_tree(&mut applier, d);
                     true
                 }
                 _ => false,
@@ -705,9 +726,25 @@ impl World {
     }
 
     fn send(&mut self, s: usize, link: LinkId, load: Load) {
-        let Some(l) = self.servers[s].up.as_ref().unwrap().links.get(&link) else { return };
+        let Some(l) = self.servers[s].up.as_mut().unwrap().links.get_mut(&link) else { return };
+        if let Some(behind) = &mut l.behind {
+            return behind.push(load);
+        }
         let (other, other_link) = (l.other, l.other_link);
         self.at_link(other, other_link, load);
+    }
+
+    /// A tree leaves, the state of this moment, and behind it what was said meanwhile.
+    fn copied(&mut self, s: usize, link: LinkId) {
+        let up = self.servers[s].up.as_mut().unwrap();
+        let Some(behind) = up.links.get_mut(&link).and_then(|l| l.behind.take()) else { return };
+        let dump = dump(&up.tree);
+        let mut head = Vec::new();
+        FromLeader::Snap { zxid: dump.zxid }.encode(&mut head);
+        self.send(s, link, Load::Packets(head));
+        self.send(s, link, Load::Snapshot(dump));
+        behind.into_iter().for_each(|load| self.send(s, link, load));
+        self.step(s, Input::SnapshotSent { link });
     }
 
     fn send_records(&mut self, s: usize, links: &[LinkId], fill: &dyn Fn(&mut Vec<u8>)) {
@@ -782,7 +819,8 @@ impl World {
                 for (a, link, b, other_link, dialled) in
                     [(s, here, other, there, true), (other, there, s, here, false)]
                 {
-                    let l = Link { other: b, other_link, dialled, last: Instant(now.0 + 200_000) };
+                    let last = Instant(now.0 + 200_000);
+                    let l = Link { other: b, other_link, dialled, last, behind: None };
                     self.servers[a].up.as_mut().unwrap().links.insert(link, l);
                     let dialled = dialled.then_some(to);
                     self.at(a, 100, What::LinkUp { link, dialled });
@@ -826,11 +864,12 @@ impl World {
                 });
             }
             Output::SendSnapshot { link } => {
-                let dump = dump(&up.tree);
-                let mut head = Vec::new();
-                FromLeader::Snap { zxid: dump.zxid }.encode(&mut head);
-                self.send(s, link, Load::Packets(head));
-                self.send(s, link, Load::Snapshot(dump));
+                // The leader goes on while its tree is put together.
+                if let Some(l) = up.links.get_mut(&link) {
+                    l.behind = Some(Vec::new());
+                    let us = 500 + self.dice.roll(1_500);
+                    self.at(s, us, What::Copied { link });
+                }
             }
             Output::FindInLog { link, zxid } => self.disk_later(s, Job::Find(link, zxid)),
             Output::PersistEpochs { accepted, current } => {
@@ -1060,11 +1099,11 @@ impl World {
 /// Builds the tree of `applier` again, in place.
 fn rebuild(disk: &Disk, applier: &mut Applier) {
     match &disk.snapshot {
-        Some(d) => load_tree(applier, d, None),
+        Some(d) => load_tree(applier, d),
         None => {
             let (empty, _) = engine::new(applier.tree().config().clone());
             let d = dump(&empty);
-            load_tree(applier, &d, None);
+            load_tree(applier, &d);
         }
     }
     for (zxid, record) in &disk.log {

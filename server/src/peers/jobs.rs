@@ -96,6 +96,10 @@ pub fn begin(core: Arc<Core>, link: Arc<Link>, job: Job) {
                 return;
             }
             next = link.job_done();
+            if job == Job::Snapshot {
+                core.submit_snapshot_sent(link.id);
+                core.pump();
+            }
         }
     };
     if let Err(e) = std::thread::Builder::new().name("sync".into()).spawn(run) {
