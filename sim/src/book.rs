@@ -282,6 +282,21 @@ impl Book {
         }
     }
 
+    /// What stands in a tree since its server has read its own log was not applied before anybody's eyes. When the server
+    /// goes on behind it, that is committed, if a quorum has it; if not, the invariants see a hole.
+    fn catch_up(&mut self, now: Time, server: usize) {
+        let view = &self.servers[server];
+        let committed = self.committed();
+        let read: Vec<Zxid> =
+            view.log.iter().copied().filter(|&z| z > committed && z <= view.applied).collect();
+        for zxid in read {
+            if !self.is_quorum(|v| v.had_durably(zxid)) {
+                return;
+            }
+            self.commit(now, zxid);
+        }
+    }
+
     fn update(&mut self, now: Time, fact: &Fact<'_>) {
         match *fact {
             Fact::Appended { server, zxid, record } => {
@@ -438,6 +453,9 @@ impl Judge {
 
     /// Judges a fact, then believes it.
     pub fn observe(&mut self, now: Time, fact: &Fact<'_>) {
+        if let Fact::Applied { server, .. } = *fact {
+            self.book.catch_up(now, server);
+        }
         for invariant in &mut self.invariants {
             if let Err(how) = invariant.check(&self.book, fact) {
                 let what = invariant.name().to_string();

@@ -337,3 +337,38 @@ fn what_came_as_the_tail_of_a_tree_is_committed_when_its_server_leads() {
     see(&log(1, 3));
     see(&[Fact::Applied { server: 1, zxid: z(3), record: b"a" }]);
 }
+
+/// A server reads a log that ends beyond what anybody has applied into its tree, comes to lead, and applies what follows. The
+/// record that nobody was seen to apply is committed with it, if a quorum has it: else there is a hole.
+#[test]
+fn what_a_server_has_read_from_its_log_is_committed_by_what_it_applies_behind_it() {
+    use proto::{Epoch, Zxid};
+    let z = |n: u32| Zxid::new(Epoch(1), n);
+    let verdict = |holders_of_2: &[usize]| {
+        let mut judge = Judge::new(3, 3);
+        let mut see = |fact: Fact<'_>| judge.observe(0, &fact);
+        for server in 0..3 {
+            see(Fact::Epochs { server, accepted: Epoch(1), current: Epoch(1) });
+        }
+        for (server, n) in [(0, 1), (2, 1)] {
+            see(Fact::Appended { server, zxid: z(n), record: b"a" });
+            see(Fact::Durable { server, upto: z(n) });
+        }
+        see(Fact::Applied { server: 0, zxid: z(1), record: b"a" });
+        for &server in holders_of_2 {
+            see(Fact::Appended { server, zxid: z(2), record: b"b" });
+            see(Fact::Durable { server, upto: z(2) });
+        }
+        see(Fact::Died { server: 2, wiped: false });
+        see(Fact::Recovered { server: 2, base: Zxid::ZERO, end: z(2) });
+        see(Fact::Stands { server: 2, zxid: z(2), digest: 5, mismatches: 0 });
+        for server in [2, 0] {
+            see(Fact::Appended { server, zxid: z(3), record: b"c" });
+            see(Fact::Durable { server, upto: z(3) });
+        }
+        see(Fact::Applied { server: 2, zxid: z(3), record: b"c" });
+        (judge.violation.map(|v| v.what), judge.book.place(z(2)).is_some())
+    };
+    assert_eq!(verdict(&[2, 0]), (None, true));
+    assert_eq!(verdict(&[2]).0.as_deref(), Some("PrefixConsistency"));
+}
