@@ -220,6 +220,11 @@ impl Node {
             return;
         }
         if !valid {
+            // To a leader a session is gone when its end is proposed. That may be lost with the leader, and what a client is
+            // told of the end of its session is for ever: only what is applied here says so.
+            if self.tree.session_timeout(session).is_some() {
+                return clients.close(conn, CloseReason::Undecided);
+            }
             return clients.connected(conn, Handshake::Refused);
         }
         if self.sessions.get(session).is_none() {

@@ -74,6 +74,9 @@ pub enum CloseReason {
     NotServing,
     /// The session is used through another server.
     Moved,
+    /// The end of the session is proposed, or somebody says that it is gone, and nothing of that is committed here yet: the
+    /// client finds out by coming back.
+    Undecided,
 }
 
 /// The connections of this server, as the machine sees them. Called while it steps, in the order in which
@@ -660,8 +663,11 @@ impl Node {
         if self.prep.is_none() {
             return self.revalidate(conn, request.session, timeout_ms, clients);
         }
-        if self.sessions.get(request.session).is_none_or(|s| s.closing) {
-            return clients.connected(conn, Handshake::Refused);
+        match self.sessions.get(request.session) {
+            None => return clients.connected(conn, Handshake::Refused),
+            // What is proposed may be lost with this leader, and the session lives on.
+            Some(s) if s.closing => return clients.close(conn, CloseReason::Undecided),
+            Some(_) => {}
         }
         self.sessions.set_owner(request.session, None);
         self.attach(now, conn, request.session, timeout_ms, clients);

@@ -1,7 +1,7 @@
 //! One thing at a time.
 
 use crate::world::*;
-use node::Service;
+use node::{CloseReason, Service};
 use proto::client::OpCode;
 use proto::{SessionId, Zxid};
 
@@ -202,6 +202,37 @@ fn a_leader_that_is_cut_off_confirms_no_sync() {
     assert!(w.is_closed(c));
     w.heal();
     w.until(2_000, "everybody is back", |w| w.all_serve());
+}
+
+/// A leader without a quorum proposes the end of a session that it does not hear of. It may never be committed: nobody is
+/// told so, neither by the leader nor by who asks it.
+#[test]
+fn the_end_of_a_session_is_told_when_it_is_committed() {
+    let mut w = started(5, 0);
+    let leader = w.leader().unwrap();
+    let (c, session) = w.connect(leader, 200);
+    w.run(20);
+    w.hang_up(c);
+    let (near, far) = ((leader + 1) % 5, (2..5).map(|n| (leader + n) % 5).collect::<Vec<_>>());
+    let ends = |w: &World| w.up(leader).node.session_expiry()[0].1;
+    w.until(1_000, "nearly its end", |w| w.now.as_ms() + 3 >= ends(w));
+    far.iter().for_each(|&s| w.cut(leader, s));
+    let proposed = |w: &World| w.up(leader).node.proposed();
+    let before = proposed(&w);
+    w.until(50, "the proposal of its end", |w| proposed(w) > before);
+    for s in [leader, near] {
+        assert!(w.is_serving(s));
+        let again = w.dial(s, session, 5_000, Zxid::ZERO);
+        w.until(100, "an answer", |w| w.is_closed(again));
+        assert_eq!(w.seen(again), [Seen::Closed(CloseReason::Undecided)]);
+    }
+    // Those who never heard of it elect a leader, and the session lives on.
+    w.crash(leader);
+    w.crash(near);
+    w.until(1_000, "another leader", |w| far.iter().any(|&s| w.leader() == Some(s)));
+    let new = w.leader().unwrap();
+    let again = w.dial(new, session, 5_000, Zxid::ZERO);
+    w.until(100, "the session", |w| w.session(again) == Some(session));
 }
 
 #[test]
