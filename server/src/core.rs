@@ -709,8 +709,8 @@ impl Core {
     fn run_task(&self, task: Task, runner: &mut Runner) {
         let Task { output, applier } = task;
         match output {
-            Output::PersistEpochs { accepted, current } => {
-                return self.log.want(DiskJob::Epochs { accepted, current });
+            Output::PersistEpochs { accepted, current, joined } => {
+                return self.log.want(DiskJob::Epochs { accepted, current, joined });
             }
             Output::Truncate { after, .. } => {
                 self.requests.cut(after);

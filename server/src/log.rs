@@ -158,6 +158,8 @@ pub enum DiskJob {
         accepted: Epoch,
         /// The history, and the proof that it is here.
         current: Option<(Epoch, Durable)>,
+        /// The server may vote with what it has.
+        joined: bool,
     },
     /// Cut the log, and build the tree again if the applier is there for it.
     Truncate {
@@ -392,8 +394,8 @@ impl LogQueue {
 
     fn run_job(&self, core: &Core, job: DiskJob) {
         match job {
-            DiskJob::Epochs { accepted, current } => {
-                let epochs = self.persist_epochs(accepted, current).unwrap_or_else(|e| die(&e));
+            DiskJob::Epochs { accepted, current, joined } => {
+                let epochs = self.persist_epochs(accepted, current, joined).unwrap_or_else(|e| die(&e));
                 core.submit_epochs(epochs);
             }
             DiskJob::Truncate { after, applier } => {
@@ -421,8 +423,12 @@ impl LogQueue {
         &self,
         accepted: Epoch,
         current: Option<(Epoch, Durable)>,
+        joined: bool,
     ) -> Result<DurableEpochs, wal::Error> {
         let mut superblock = self.superblock.lock();
+        if joined {
+            superblock.set_joined()?;
+        }
         if superblock.contents().accepted_epoch < accepted {
             superblock.accept_epoch(accepted)?;
         }
@@ -533,7 +539,8 @@ impl LogQueue {
         let durable = self.cut(zxid);
         assert_eq!(durable.upto(), zxid, "the log begins behind the snapshot");
         if alone && self.superblock.lock().contents().current_epoch < zxid.epoch() {
-            self.persist_epochs(zxid.epoch(), Some((zxid.epoch(), durable))).unwrap_or_else(|e| die(&e));
+            self.persist_epochs(zxid.epoch(), Some((zxid.epoch(), durable)), true)
+                .unwrap_or_else(|e| die(&e));
         }
         if let Err(e) = self.snapshots.with_catalogue(|catalogue| catalogue.retire_before(zxid)) {
             tracing::warn!("older snapshots stay: {}", with_causes(&e));

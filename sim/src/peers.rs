@@ -105,8 +105,8 @@ impl Server {
     /// Does what the node asks for.
     pub(crate) fn output(&mut self, k: &mut Kernel, output: Output) {
         match output {
-            Output::PersistEpochs { accepted, current } => {
-                self.ask_disk(k, Job::Epochs { accepted, current })
+            Output::PersistEpochs { accepted, current, joined } => {
+                self.ask_disk(k, Job::Epochs { accepted, current, joined })
             }
             Output::Truncate { after, reload } => {
                 let p = self.process();
@@ -670,11 +670,14 @@ impl Server {
         let wall = self.clock.wall(k.now);
         let p = self.process();
         match p.jobs.pop_front().expect("one event for each job") {
-            Job::Epochs { accepted, current } => {
-                let done = p.superblock.accept_epoch(accepted).and_then(|()| match current {
-                    Some((epoch, history)) => p.superblock.enter_epoch(epoch, history),
-                    None => Ok(()),
-                });
+            Job::Epochs { accepted, current, joined } => {
+                let superblock = &mut p.superblock;
+                let done = if joined { superblock.set_joined() } else { Ok(()) };
+                let done =
+                    done.and_then(|()| superblock.accept_epoch(accepted)).and_then(|()| match current {
+                        Some((epoch, history)) => superblock.enter_epoch(epoch, history),
+                        None => Ok(()),
+                    });
                 if let Err(e) = done {
                     return self.fail(k, &e);
                 }

@@ -356,7 +356,8 @@ impl World {
                 self.servers[server].packets_left = Some(nth);
             }
             Fault::Wipe { server } => {
-                // One at a time: a majority that is gone is gone.
+                // One at a time: a majority that is gone is gone. Who has not joined yet, in an ensemble that began without
+                // histories, counts as gone: nobody can tell it from one that was wiped.
                 if self.servers.iter().all(|s| !s.blank) && self.servers[server].process.is_some() {
                     point = Some(Point::Wipe);
                     self.crash(server, true, true, lasts);

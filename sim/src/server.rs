@@ -93,7 +93,7 @@ pub struct Server {
     pub packets_left: Option<u64>,
     /// It is to die now.
     pub(crate) doomed: bool,
-    /// Its disk was wiped, and it has not served since.
+    /// Its disk was wiped, or it was begun without a history, and it has not served since.
     pub blank: bool,
     pub(crate) rng: Rng,
 }
@@ -118,7 +118,7 @@ pub(crate) struct Running {
 
 /// A job that the node has asked the disk for.
 pub(crate) enum Job {
-    Epochs { accepted: proto::Epoch, current: Option<(proto::Epoch, proto::Durable)> },
+    Epochs { accepted: proto::Epoch, current: Option<(proto::Epoch, proto::Durable)>, joined: bool },
     Truncate { after: Zxid, applier: Option<Applier> },
     Reload { applier: Applier },
     Save { zxid: Zxid },
@@ -191,11 +191,13 @@ impl From<snapshot::Error> for Refusal {
 impl Server {
     /// A machine with an empty disk.
     pub fn new(id: usize, setting: Arc<Setting>, rng: Rng) -> Server {
+        let blank = setting.all_blank;
         Server {
             id,
             setting,
             disk: Disk::new(),
             clock: Clock::new(1_000_000 + 77_777 * id as u64),
+            blank,
             process: None,
             life: 0,
             paused_until: 0,
@@ -206,7 +208,6 @@ impl Server {
             power_fails: false,
             packets_left: None,
             doomed: false,
-            blank: false,
             rng,
         }
     }
@@ -309,7 +310,7 @@ impl Server {
                 if self.setting.counter > 0 {
                     k.judge.book.origin = self.age(snapshot_dir.clone(), k.now)?;
                 }
-                if !self.blank && !self.setting.all_blank {
+                if !self.blank {
                     superblock.set_joined()?;
                 }
                 superblock

@@ -172,20 +172,14 @@ impl Learning {
         }
     }
 
-    pub fn packet(
-        &mut self,
-        common: &mut Common,
-        history: &mut History,
-        packet: FromLeader<'_>,
-        blank: bool,
-    ) -> Outcome {
+    pub fn packet(&mut self, common: &mut Common, history: &mut History, packet: FromLeader<'_>) -> Outcome {
         self.heard = common.now;
         let kept = match packet {
             FromLeader::LeaderInfo { epoch, features, .. } => {
                 if self.phase != Phase::Introduced {
                     return Err("LEADERINFO at the wrong time");
                 }
-                return self.leader_info(common, history, epoch, features.is_some(), blank);
+                return self.leader_info(common, history, epoch, features.is_some());
             }
             FromLeader::Diff { .. } | FromLeader::Trunc { .. } | FromLeader::Snap { .. } => {
                 if self.phase != Phase::AwaitingOp {
@@ -251,7 +245,6 @@ impl Learning {
         history: &History,
         epoch: Epoch,
         falconer: bool,
-        blank: bool,
     ) -> Outcome {
         self.falconer = falconer;
         self.epoch = epoch;
@@ -264,28 +257,28 @@ impl Learning {
             common.persist_epochs(epoch, None);
         } else {
             let current = (epoch > accepted).then(|| common.epochs.current());
-            self.ack_epoch(common, history, current, blank);
+            self.ack_epoch(common, history, current);
         }
         Ok(())
     }
 
-    fn ack_epoch(&mut self, common: &mut Common, history: &History, current: Option<Epoch>, blank: bool) {
+    fn ack_epoch(&mut self, common: &mut Common, history: &History, current: Option<Epoch>) {
         let promised = common.epochs.accepted() >= self.epoch || mutant::is(Mutant::PromiseBeforeDisk);
         assert!(promised, "a promise is durable before it is given");
         let Some(link) = self.link else { return };
-        let last = if blank { Zxid::from_wire(crate::election::BLANK) } else { history.last() };
+        let last = if common.blank { Zxid::from_wire(crate::election::BLANK) } else { history.last() };
         assert!(history.is_drained(), "a history is compared when it is durable");
         common.send_to_leader(link, &FromLearner::AckEpoch { last, current });
         self.phase = Phase::AwaitingOp;
     }
 
     /// Epochs are durable.
-    pub fn epochs_persisted(&mut self, common: &mut Common, history: &mut History, blank: bool) -> Outcome {
+    pub fn epochs_persisted(&mut self, common: &mut Common, history: &mut History) -> Outcome {
         self.heard = common.now;
         match self.phase {
             Phase::Accepting => {
                 let current = common.epochs.current();
-                self.ack_epoch(common, history, Some(current), blank);
+                self.ack_epoch(common, history, Some(current));
                 Ok(())
             }
             Phase::Entering => {

@@ -33,6 +33,8 @@ pub(crate) struct Common {
     pub epochs: DurableEpochs,
     /// Epochs that become durable.
     asked: Option<(Epoch, Option<Epoch>)>,
+    /// This server has no history that it may vote with.
+    pub blank: bool,
     job: Option<Job>,
     pub now: Instant,
     outputs: VecDeque<Output>,
@@ -71,7 +73,10 @@ impl Common {
         assert!(self.asked.is_none(), "epochs are made durable one after the other");
         assert!(epoch >= self.epochs.accepted(), "a promise is never taken back");
         self.asked = Some((epoch, history.map(|_| epoch)));
-        self.push(Output::PersistEpochs { accepted: epoch, current: history.map(|h| (epoch, h)) });
+        // A promise that counts is kept by a server that counts, also after a crash: a new ensemble whose first leader has
+        // entered its epoch alone would wait for ever for the others, none of whom knew that it had begun.
+        let joined = history.is_some() || !self.blank;
+        self.push(Output::PersistEpochs { accepted: epoch, current: history.map(|h| (epoch, h)), joined });
     }
 }
 
@@ -119,8 +124,6 @@ pub struct Zab {
     /// Notifications that came while the disk was settling.
     early: BTreeMap<ServerId, Heard>,
     waiting: BTreeMap<LinkId, Waiting>,
-    /// This server has no history that it may vote with.
-    blank: bool,
     /// It does not want to be elected before.
     abstains_until: Instant,
     /// The tree is not what the disk has.
@@ -173,6 +176,7 @@ impl Zab {
                 features: Features(0),
                 epochs,
                 asked: None,
+                blank,
                 job: None,
                 now,
                 outputs: VecDeque::new(),
@@ -185,7 +189,6 @@ impl Zab {
             reach: BTreeMap::new(),
             early: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            blank,
             abstains_until: now,
             tree_is_loose: false,
             generation: 0,
@@ -424,9 +427,9 @@ impl Zab {
             "epochs only grow: {epochs:?} after {before:?}"
         );
         self.common.epochs = epochs;
-        self.common.asked = None;
-        if epochs.current() > before.current() {
-            self.blank = false;
+        if let Some((_, Some(_))) = self.common.asked.take() {
+            // It has the history of its epoch, be it the one that it was in before.
+            self.common.blank = false;
         }
         let outcome = match &mut self.role {
             Role::Alone(b) => {
@@ -434,7 +437,7 @@ impl Zab {
                 Ok(())
             }
             Role::Leading(l) => l.epochs_persisted(&mut self.common, &self.history),
-            Role::Learning(l) => l.epochs_persisted(&mut self.common, &mut self.history, self.blank),
+            Role::Learning(l) => l.epochs_persisted(&mut self.common, &mut self.history),
             Role::Settling => {
                 self.settle();
                 Ok(())
@@ -562,7 +565,7 @@ impl Zab {
         if l.link != Some(link) {
             return;
         }
-        let outcome = l.packet(&mut self.common, &mut self.history, packet, self.blank);
+        let outcome = l.packet(&mut self.common, &mut self.history, packet);
         self.learnt(outcome);
     }
 
@@ -596,7 +599,7 @@ impl Zab {
         self.history.truncated(durable);
         let is_there = durable.upto() == after;
         if durable.upto() == Zxid::ZERO && !is_there {
-            self.blank = true;
+            self.common.blank = true;
         }
         self.committed = self.committed.min(durable.upto());
         match &mut self.role {
@@ -812,13 +815,14 @@ impl Zab {
         let init = if !config.verifier.is_voter(config.me) {
             NO_VOTE
         } else {
-            let counts = !self.blank && self.common.now >= self.abstains_until;
+            let counts = !self.common.blank && self.common.now >= self.abstains_until;
             let zxid = if counts { self.history.last().to_wire() } else { BLANK };
             Vote { leader: config.me, zxid, peer_epoch: i64::from(self.common.epochs.current().0) }
         };
         self.round += 1;
         self.looking_since = self.common.now;
-        let election = Election::begin(self.round, init, self.blank, &around(&self.common, &self.reach));
+        let election =
+            Election::begin(self.round, init, self.common.blank, &around(&self.common, &self.reach));
         self.role = Role::Looking(election);
         self.go_on_looking(Next::TellAll);
         for (from, heard) in core::mem::take(&mut self.early) {
@@ -833,7 +837,7 @@ impl Zab {
         let Role::Looking(e) = &mut self.role else { return };
         let (proposal, round) = (e.proposal, e.round);
         self.round = round;
-        self.blank &= !e.begins;
+        self.common.blank &= !e.begins;
         match next {
             Next::Wait => {}
             Next::TellAll => {

@@ -121,13 +121,16 @@ pub enum Output {
         /// A learner's last zxid.
         zxid: Zxid,
     },
-    /// Make epochs durable: the accepted one, and with it, or not, the current one with the proof that its history is.
+    /// Make epochs durable: the accepted one, and with it, or not, the current one with the proof that its history is; and
+    /// before, if so, that this server may vote with what it has.
     /// Answer: `EpochsPersisted`.
     PersistEpochs {
         /// The promise.
         accepted: Epoch,
         /// The history.
         current: Option<(Epoch, Durable)>,
+        /// It counts as a voter with a history from now on, if it did not before.
+        joined: bool,
     },
     /// Cut the log behind `after`, durably, snapshots beyond it included. With `reload` the tree holds more than that:
     /// take the applier (`Node::lend_applier`), and build the tree from snapshot and log again. Answer: `Truncated`.

@@ -419,3 +419,25 @@ fn a_write_of_a_connection_that_its_session_has_left_is_not_taken() {
         assert!(!w.exists(leader, &format!("/late{s}")));
     }
 }
+
+/// The first leader enters its epoch before the others do. When all stop at that moment, it has a history and the others are
+/// blank; with it they are enough to begin again, for they have promised as servers that nobody has to wait for.
+#[test]
+fn an_ensemble_that_stops_as_it_begins_begins_again() {
+    let mut stopped_between = 0;
+    for us in (0..4_000).step_by(50) {
+        let mut w = World::new(5, 0, 5);
+        for s in &mut w.servers {
+            s.disk = Disk { joined: false, ..Disk::default() };
+        }
+        w.start_all();
+        w.until(1_000, "a promise", |w| w.servers.iter().any(|s| s.disk.accepted.0 > 0));
+        w.run_us(us);
+        let entered = w.servers.iter().filter(|s| s.disk.current.0 > 0).count();
+        stopped_between += usize::from((1..3).contains(&entered));
+        (0..5).for_each(|s| w.crash(s));
+        w.start_all();
+        w.until(3_000, "service", |w| w.all_serve());
+    }
+    assert!(stopped_between > 0, "one moment at least was the one that matters");
+}

@@ -175,7 +175,7 @@ impl Disk {
 /// A job of a disk.
 enum Job {
     Write(usize),
-    Epochs(Epoch, Option<Epoch>),
+    Epochs(Epoch, Option<Epoch>, bool),
     Truncate(Zxid, Option<Applier>),
     Reload(Applier),
     Save(Zxid),
@@ -677,14 +677,15 @@ impl World {
                 let durable = disk.durable();
                 self.step(s, Input::Persisted(durable));
             }
-            Job::Epochs(accepted, current) => {
+            Job::Epochs(accepted, current, joined) => {
                 assert!(accepted >= disk.accepted && current.is_none_or(|c| c >= disk.current));
                 disk.accepted = accepted;
                 if let Some(current) = current {
                     assert!(disk.end().epoch() <= current, "the epoch of a history covers it");
+                    assert!(joined);
                     disk.current = current;
-                    disk.joined = true;
                 }
+                disk.joined |= joined;
                 let epochs = disk.epochs();
                 self.step(s, Input::EpochsPersisted(epochs));
             }
@@ -872,11 +873,11 @@ impl World {
                 }
             }
             Output::FindInLog { link, zxid } => self.disk_later(s, Job::Find(link, zxid)),
-            Output::PersistEpochs { accepted, current } => {
+            Output::PersistEpochs { accepted, current, joined } => {
                 if let Some((_, history)) = current {
                     assert!(history.upto() <= self.servers[s].disk.end(), "history first, then the epoch");
                 }
-                self.disk_later(s, Job::Epochs(accepted, current.map(|(e, _)| e)));
+                self.disk_later(s, Job::Epochs(accepted, current.map(|(e, _)| e), joined));
             }
             Output::Truncate { after, reload } => {
                 let applier = reload.then(|| up.node.lend_applier());

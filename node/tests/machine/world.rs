@@ -234,7 +234,9 @@ impl World {
     /// The epoch that the server asks for; once for each.
     pub fn epoch_wanted(&mut self) -> Option<Epoch> {
         match self.node.next_output()? {
-            Output::PersistEpochs { accepted, current: Some((epoch, _)) } if accepted == epoch => Some(epoch),
+            Output::PersistEpochs { accepted, current: Some((epoch, _)), .. } if accepted == epoch => {
+                Some(epoch)
+            }
             other => panic!("a server that runs alone asks for {other:?}"),
         }
     }
