@@ -16,20 +16,12 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import wire  # noqa: E402
+from scenarios import Failed, demand  # noqa: E402
 
 ROOT = "/e"
 TROUBLE = (OSError, EOFError, wire.Closed, struct.error)
 # Longer than any fault of the tests, so that a client that reconnects is always in time.
 SESSION_MS = 20000
-
-
-class Failed(Exception):
-    pass
-
-
-def demand(condition, message):
-    if not condition:
-        raise Failed(message)
 
 
 def wait_for(what, wait=10.0):

@@ -26,6 +26,7 @@ from broken_disks import full_disk, slow_disk  # noqa: E402
 from clients import Failed, Load, demand, equal_trees, wait_for  # noqa: E402
 from failover import kills, rolling_restart  # noqa: E402
 from partitions import partitions  # noqa: E402
+from scenarios import chosen  # noqa: E402
 from strangers import strangers  # noqa: E402
 
 
@@ -327,19 +328,14 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="leave the directories of a failed scenario")
     options, rest = parser.parse_known_args()
-    wanted = set(filter(None, options.only.split(",")))
-    unknown = wanted - {f.__name__ for f in SCENARIOS}
-    if unknown:
-        raise SystemExit(f"no scenario {unknown}; there are {[f.__name__ for f in SCENARIOS]}")
+    scenarios = chosen(SCENARIOS, options.only)
     command = servers.command_from(rest)
     if options.links != "proxies":
         # Before there are threads.
         networks.Namespaces.enter()
     servers.end_in_order()
     failures = []
-    for scenario in SCENARIOS:
-        if wanted and scenario.__name__ not in wanted:
-            continue
+    for scenario in scenarios:
         s = Scenario(command, options)
         began = time.monotonic()
         try:

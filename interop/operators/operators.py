@@ -20,18 +20,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import ensembles  # noqa: E402
 import server as servers  # noqa: E402
 import wire  # noqa: E402
+from scenarios import chosen, demand  # noqa: E402
 
 MAY = {"Authorization": "digest a:b"}
 FALCONER = os.path.join(servers.ROOT, "target", "release", "falconer")
-
-
-class Failed(Exception):
-    pass
-
-
-def demand(condition, message):
-    if not condition:
-        raise Failed(message)
 
 
 def wait_for(what, wait=30.0):
@@ -430,15 +422,10 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--keep", action="store_true", help="leave the directories of a failed scenario")
     options, rest = parser.parse_known_args()
-    wanted = set(filter(None, options.only.split(",")))
-    unknown = wanted - {f.__name__ for f in SCENARIOS}
-    if unknown:
-        raise SystemExit(f"no scenario {unknown}; there are {[f.__name__ for f in SCENARIOS]}")
+    scenarios = chosen(SCENARIOS, options.only)
     command = servers.command_from(rest)
     failures = []
-    for scenario in SCENARIOS:
-        if wanted and scenario.__name__ not in wanted:
-            continue
+    for scenario in scenarios:
         s = Scenario(command)
         began = time.monotonic()
         try:
