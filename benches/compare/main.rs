@@ -97,6 +97,8 @@ struct Case {
 const RESTART: &str = "restart";
 /// The operation whose latency is that of the last of many who watch, with persistent watches.
 const WATCH: &str = "watch";
+/// The same until the last event has reached the machine of those who watch, whenever they read it.
+const ARRIVAL: &str = "arrival";
 
 impl FromStr for Case {
     type Err = String;
@@ -201,7 +203,8 @@ impl Sample {
     fn of(case: &Case, report: &Value) -> Sample {
         let number = |path: &str| report.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
         // A fan-out takes as long as the last of those who watch has to wait.
-        let latency = if case.op == WATCH { "/kinds/everybody" } else { "/latency_ns" };
+        let latency =
+            if [WATCH, ARRIVAL].contains(&case.op.as_str()) { "/kinds/everybody" } else { "/latency_ns" };
         let latency = |quantile: &str| number(&format!("{latency}/{quantile}"));
         let errors = report["errors"].as_object().map_or(0.0, |e| e.values().filter_map(Value::as_f64).sum());
         Sample {
@@ -352,7 +355,14 @@ fn bench(args: &Args, case: &Case, address: &str, pids: &[u32]) -> Result<Value,
     let seconds = |d: Duration| format!("{}ms", d.as_millis());
     let mut command = Command::new(&args.falconer);
     command
-        .args(["bench", &case.op, "--json", "--keep", "--server", address])
+        .args([
+            "bench",
+            if case.op == ARRIVAL { WATCH } else { &case.op },
+            "--json",
+            "--keep",
+            "--server",
+            address,
+        ])
         .args([
             "--connections",
             &case.connections.to_string(),
@@ -362,8 +372,11 @@ fn bench(args: &Args, case: &Case, address: &str, pids: &[u32]) -> Result<Value,
         .args(["--size", &case.size.to_string()])
         .args(["--duration", &seconds(args.duration), "--warmup", &seconds(args.warmup)])
         .stderr(Stdio::inherit());
-    if case.op == WATCH {
+    if [WATCH, ARRIVAL].contains(&case.op.as_str()) {
         command.arg("--persistent");
+    }
+    if case.op == ARRIVAL {
+        command.arg("--arrival");
     }
     if let Some(rate) = case.rate {
         command.args(["--rate", &rate.to_string()]);

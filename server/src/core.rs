@@ -636,7 +636,9 @@ impl Core {
                 touched.sort_unstable_by_key(|c| (Some(c.owner) == here, c.owner));
                 let others = touched.partition_point(|c| Some(c.owner) != here);
                 for group in touched[..others].chunk_by(|a, b| a.owner == b.owner) {
-                    self.loops[group[0].owner].send(Message::Flush(group.to_vec()));
+                    let other = &self.loops[group[0].owner];
+                    other.place.clear_of_here();
+                    other.send(Message::Flush(group.to_vec()));
                 }
                 touched.drain(..others);
             }

@@ -7,6 +7,7 @@ use crate::core::{Core, put_header_reply};
 use crate::fourletter;
 use crate::limits;
 use crate::outlet::Flush;
+use crate::placement::Place;
 use crate::stats::{Counter, Measure};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -51,6 +52,8 @@ pub struct LoopHandle {
     mailbox: Mutex<Vec<Message>>,
     waker: Waker,
     notified: AtomicBool,
+    /// Where the loop runs.
+    pub place: Place,
     /// When the loop began its last round, ms of the monotonic clock.
     seen: AtomicU64,
 }
@@ -185,6 +188,7 @@ impl EventLoop {
             mailbox: Mutex::default(),
             waker,
             notified: AtomicBool::new(false),
+            place: Place::default(),
             seen: AtomicU64::new(u64::MAX),
         };
         let it = EventLoop {
@@ -209,6 +213,7 @@ impl EventLoop {
         let mut events = Events::with_capacity(1024);
         while !core.stopping.load(Ordering::Relaxed) {
             let timeout = self.timeout(core);
+            core.loops[self.index].place.note();
             match self.poll.poll(&mut events, Some(timeout)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
@@ -288,7 +293,10 @@ impl EventLoop {
                     self.hungry.extend(self.conns.values().filter(paused).map(|o| o.conn.id));
                 }
                 Message::Pump => {}
-                Message::Flush(conns) => conns.iter().for_each(|c| core.flush_touched(c)),
+                Message::Flush(conns) => {
+                    core.loops[self.index].place.free();
+                    conns.iter().for_each(|c| core.flush_touched(c));
+                }
             }
         }
     }

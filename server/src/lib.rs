@@ -39,6 +39,7 @@ pub mod log;
 pub mod metrics;
 pub mod outlet;
 pub mod peers;
+pub mod placement;
 pub mod replay;
 pub mod requests;
 pub mod service_manager;

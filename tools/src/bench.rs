@@ -88,6 +88,10 @@ pub struct Args {
     /// watch: use persistent watches, which need no re-arming
     #[arg(long)]
     pub persistent: bool,
+    /// watch with --rate: measure until an event has reached this machine, by the kernel's stamp, and read it half-way to
+    /// the next change; otherwise a thousand watchers wait for one client that reads a thousand sockets
+    #[arg(long, requires = "rate")]
+    pub arrival: bool,
     /// Make a tree of this many znodes of --size bytes first, below PATH/preload, and keep it
     #[arg(long, value_name = "ZNODES")]
     pub preload: Option<u64>,
@@ -265,7 +269,7 @@ impl<'a> Bench<'a> {
         if n == 0 {
             return Ok(());
         }
-        let conns = self.connect(0..BULK_CONNS.min(n.div_ceil(KEYS_PER_DIR) as usize))?;
+        let conns = self.connect(0..BULK_CONNS.min(n.div_ceil(KEYS_PER_DIR) as usize), false)?;
         let start = Instant::now();
         let pace = Pace {
             start,
@@ -277,6 +281,7 @@ impl<'a> Bench<'a> {
             drain: 0,
             interval: NEVER,
             answered: Arc::default(),
+            arrival: false,
         };
         let done = job.progress();
         let engine = Engine::new(job, pace, conns).map_err(Error::Local)?;
@@ -302,12 +307,12 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn connect(&mut self, ids: std::ops::Range<usize>) -> Result<Vec<Conn>, Error> {
+    fn connect(&mut self, ids: std::ops::Range<usize>, stamped: bool) -> Result<Vec<Conn>, Error> {
         let whole = ids.len() as u64;
         ids.map(|id| {
             self.progress.of("connect", id as u64, whole);
             let (stream, _, timeout) = Session::open(&self.args.server, id)?.into_stream();
-            Conn::new(id, stream, timeout).map_err(Error::Local)
+            Conn::new(id, stream, timeout, stamped).map_err(Error::Local)
         })
         .collect()
     }
@@ -336,7 +341,8 @@ impl<'a> Bench<'a> {
             }
         }
         let ids = if op == Op::Watch { 0..connections + 1 } else { 0..connections };
-        let conns = self.connect(ids)?;
+        let arrival = args.arrival && op == Op::Watch;
+        let conns = self.connect(ids, arrival)?;
         let mut created = HashMap::new();
         let report = match op {
             Op::Churn => self.drive(op, conns, |_| Churn::new(fresh.prefix(), size))?.0,
@@ -456,6 +462,7 @@ impl<'a> Bench<'a> {
             drain: DRAIN.as_nanos() as u64,
             interval: args.interval.as_nanos().max(1_000_000) as u64,
             answered: Arc::new(AtomicU64::new(0)),
+            arrival: args.arrival && op == Op::Watch,
         };
         let mut shares: Vec<Vec<Conn>> = (0..threads).map(|_| Vec::new()).collect();
         for (i, c) in conns.into_iter().enumerate() {

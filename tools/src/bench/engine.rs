@@ -9,18 +9,22 @@
 //! One read and one write serve all the requests that a connection has in flight; a clock is read per batch,
 //! not per request. Connections that nothing has come back to cost nothing. Requests of one connection are answered in their order, so a ring of send times is all
 //! the book-keeping there is.
+//!
+//! With [`Pace::arrival`] the kernel's stamp of each arrival counts instead of the clock when it is read, and nothing is
+//! read before half the time to the next request has gone: what clients on machines of their own would see.
 
 use hdrhistogram::Histogram;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use proto::client::OpCode;
 use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The bytes read at once, and the largest reply that is expected; a larger one makes the buffer grow.
 const READ_BUFFER: usize = 256 << 10;
@@ -88,8 +92,8 @@ pub trait Job {
     /// The reply to the oldest request of `conn`: 0 or an error code, and the body behind the head.
     fn reply(&mut self, conn: usize, kind: Kind, err: i32, body: &[u8]);
 
-    /// A watch event came; returns its cause, to be measured.
-    fn event(&mut self, _conn: usize) -> Option<Cause> {
+    /// A watch event came at `_at`; returns its cause, to be measured.
+    fn event(&mut self, _conn: usize, _at: u64) -> Option<Cause> {
         None
     }
 
@@ -117,8 +121,8 @@ pub trait Job {
 pub struct Cause {
     /// When the change was sent.
     pub sent: u64,
-    /// Everybody who watches has heard of it now.
-    pub last: bool,
+    /// When the last of those who watch heard of it, once everybody has.
+    pub last: Option<u64>,
 }
 
 /// How a load is driven. Times are in ns from `start`.
@@ -142,6 +146,8 @@ pub struct Pace {
     pub interval: u64,
     /// Replies of all threads so far, for whoever watches.
     pub answered: Arc<AtomicU64>,
+    /// A reply counts when it reaches this machine, and is read later, to take no CPU from the server; with a rate.
+    pub arrival: bool,
 }
 
 /// What one thread measured.
@@ -238,12 +244,16 @@ struct Pending {
 }
 
 impl Conn {
-    /// Takes over the socket of a session whose replies have all been read.
+    /// Takes over the socket of a session whose replies have all been read; `stamped` asks the kernel for the time of
+    /// each arrival.
     ///
     /// # Errors
     /// When the socket can't be made non-blocking.
-    pub fn new(id: usize, stream: TcpStream, session_timeout: Duration) -> io::Result<Conn> {
+    pub fn new(id: usize, stream: TcpStream, session_timeout: Duration, stamped: bool) -> io::Result<Conn> {
         stream.set_nonblocking(true)?;
+        if stamped {
+            setsockopt(&stream, sockopt::ReceiveTimestampns, &true)?;
+        }
         Ok(Conn {
             id,
             stream,
@@ -354,6 +364,9 @@ impl<J: Job> Engine<J> {
                 }
             }
             let wake = self.pump_paced(&paced)?;
+            if self.pace.arrival {
+                std::thread::sleep(Duration::from_nanos(self.reads_from(&paced).saturating_sub(self.now())));
+            }
             events.clear();
             let now = self.now();
             let sleep = wake.saturating_sub(now).min(TICK_NS);
@@ -430,6 +443,12 @@ impl<J: Job> Engine<J> {
         Ok(wake.max(now + SLEEP_MIN_NS))
     }
 
+    /// When what has arrived is read, so that reading takes no CPU from the server: half-way to the next request.
+    fn reads_from(&self, paced: &[usize]) -> u64 {
+        let next = paced.iter().map(|&i| self.conns[i].due).fold(f64::INFINITY, f64::min);
+        self.pace.rate_per_conn.map_or(0, |rate| (next - 0.5e9 / rate).max(0.0) as u64)
+    }
+
     /// Fills the connection up to its limit and writes.
     fn pump(&mut self, i: usize, now: u64) -> io::Result<()> {
         let c = &mut self.conns[i];
@@ -501,14 +520,18 @@ impl<J: Job> Engine<J> {
             }
             buffer[..kept].copy_from_slice(&c.partial);
             c.partial.clear();
-            let (end, more) = match c.stream.read(&mut buffer[kept..]) {
-                Ok(0) => return self.lose(i, &io::Error::from(io::ErrorKind::UnexpectedEof)),
-                Ok(n) => (kept + n, kept + n == buffer.len()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => (kept, false),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => (kept, true),
+            let came = match self.pace.arrival {
+                true => read_stamped(&c.stream, &mut buffer[kept..], self.pace.start),
+                false => c.stream.read(&mut buffer[kept..]).map(|n| (n, None)),
+            };
+            let (end, more, arrived) = match came {
+                Ok((0, _)) => return self.lose(i, &io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok((n, arrived)) => (kept + n, kept + n == buffer.len(), arrived),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => (kept, false, None),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => (kept, true, None),
                 Err(e) => return self.lose(i, &e),
             };
-            let now = self.now();
+            let now = arrived.unwrap_or_else(|| self.now());
             match self.replies(i, &buffer[..end], now) {
                 Ok(consumed) => self.conns[i].partial.extend_from_slice(&buffer[consumed..end]),
                 Err(what) => return self.lose(i, &io::Error::new(io::ErrorKind::InvalidData, what)),
@@ -541,13 +564,13 @@ impl<J: Job> Engine<J> {
             match word(4) {
                 XID_PING => continue,
                 XID_EVENT => {
-                    if let Some(cause) = self.job.event(c.id)
+                    if let Some(cause) = self.job.event(c.id, now)
                         && measuring
                     {
                         record(&mut self.measured, &self.pace, now, Kind::Event, cause.sent, 1);
-                        if cause.last {
+                        if let Some(last) = cause.last {
                             self.measured.latency[Kind::Everybody as usize]
-                                .saturating_record(now - cause.sent);
+                                .saturating_record(last - cause.sent);
                         }
                     }
                     continue;
@@ -619,7 +642,7 @@ impl Run {
 }
 
 fn record(measured: &mut Measured, pace: &Pace, now: u64, kind: Kind, sent: u64, n: u64) {
-    let latency = now - sent;
+    let latency = now.saturating_sub(sent);
     measured.latency[kind as usize].saturating_record_n(latency, n);
     // Answers in the drain belong to the last interval.
     let this = (now.min(pace.end - 1).saturating_sub(pace.measure_from)) / pace.interval;
@@ -653,7 +676,49 @@ fn flush(c: &mut Conn, ep: &OwnedFd, i: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads like `read`; with it comes when the last byte reached this machine, in ns from `start`.
+fn read_stamped(stream: &TcpStream, into: &mut [u8], start: Instant) -> io::Result<(usize, Option<u64>)> {
+    let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    let mut into = [IoSliceMut::new(into)];
+    let came = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::empty())?;
+    let stamp = came.cmsgs()?.find_map(|c| match c {
+        ControlMessageOwned::ScmTimestampns(t) => Some(Duration::from(t)),
+        _ => None,
+    });
+    // The stamp is of the clock that can be set, so its age counts; nothing arrives before the start.
+    let age = stamp.and_then(|t| SystemTime::now().duration_since(UNIX_EPOCH + t).ok());
+    Ok((came.bytes, age.map(|age| start.elapsed().saturating_sub(age).as_nanos() as u64)))
+}
+
 fn thread_cpu() -> Duration {
     let t = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(t.tv_sec.max(0) as u64, t.tv_nsec.max(0) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_stamp_tells_of_the_arrival_and_not_of_the_reading() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        setsockopt(&stream, sockopt::ReceiveTimestampns, &true).unwrap();
+        let start = Instant::now();
+        std::thread::sleep(Duration::from_millis(5));
+        let sent = start.elapsed();
+        sender.write_all(b"event").unwrap();
+        stream.peek(&mut [0; 5]).unwrap();
+        let there = start.elapsed();
+        std::thread::sleep(Duration::from_millis(20));
+        let mut into = [0; 16];
+        let (n, arrived) = read_stamped(&stream, &mut into, start).unwrap();
+        let arrived = Duration::from_nanos(arrived.expect("the kernel stamps what it was asked to stamp"));
+        assert_eq!(&into[..n], b"event");
+        // The two clocks of the stamp and of `start` are read one after the other.
+        let slack = Duration::from_millis(4);
+        assert!(sent <= arrived + slack && arrived <= there + slack, "{sent:?} {arrived:?} {there:?}");
+    }
 }

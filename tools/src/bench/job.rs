@@ -192,8 +192,8 @@ pub struct Watch {
     to_arm: Vec<bool>,
     armed: usize,
     heard: Vec<u64>,
-    /// When each change was sent, and how many have heard of it; the first one's number is `first`.
-    sent: VecDeque<(u64, usize)>,
+    /// When each change was sent, how many have heard of it and when the last of them; the first one's number is `first`.
+    sent: VecDeque<(u64, usize, u64)>,
     first: u64,
     wake: bool,
     stopped: bool,
@@ -233,7 +233,7 @@ impl Job for Watch {
             if !self.persistent {
                 self.armed = 0;
             }
-            self.sent.push_back((now, 0));
+            self.sent.push_back((now, 0, now));
             self.set.fill(out, xid, || Key::nth(0));
             return Some(Kind::Set);
         }
@@ -258,15 +258,16 @@ impl Job for Watch {
         }
     }
 
-    fn event(&mut self, conn: usize) -> Option<Cause> {
+    fn event(&mut self, conn: usize, at: u64) -> Option<Cause> {
         let n = self.heard[conn];
         self.heard[conn] += 1;
         self.to_arm[conn] = !self.persistent;
-        let (sent, heard) = self.sent.get_mut((n - self.first) as usize)?;
+        let (sent, heard, latest) = self.sent.get_mut((n - self.first) as usize)?;
         *heard += 1;
-        let cause = Cause { sent: *sent, last: *heard == self.watchers };
+        *latest = at.max(*latest);
+        let cause = Cause { sent: *sent, last: (*heard == self.watchers).then_some(*latest) };
         // A change that all have heard of is forgotten.
-        while self.sent.front().is_some_and(|(_, heard)| *heard == self.watchers) {
+        while self.sent.front().is_some_and(|(_, heard, _)| *heard == self.watchers) {
             self.sent.pop_front();
             self.first += 1;
         }
