@@ -1,7 +1,9 @@
 //! Single steps in tight loops: means, for finding out what a change did, not for judging a server.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use engine::{Applier, Asker, Audience, Identity, Outbox, Prep, PrepConfig, PrepRequest, Tree, TreeConfig};
+use engine::{
+    Applier, Asker, Audience, Identity, Outbox, Prep, PrepConfig, PrepRequest, Standing, Tree, TreeConfig,
+};
 use proto::acl::OPEN;
 use proto::client::{Create, CreateOp, OpCode, ReadOp, RequestHeader, WriteOp, WriteReply};
 use proto::jute::{Put, Reader};
@@ -79,6 +81,7 @@ impl Leader {
         self.zxid = Zxid::from_u64(self.zxid.as_u64() + 1);
         let request = PrepRequest {
             session: SESSION,
+            standing: Standing::Replicated,
             cxid: Xid(1),
             time: WallMs(1_700_000_000_000),
             identity: &self.identity,

@@ -291,7 +291,6 @@ const I32: i64 = i32::MAX as i64;
 const KB_MAX: i64 = i64::MAX / 1024;
 const NO_TLS: &str = "TLS is not available yet; Falconer does not start half-protected";
 const NO_SASL: &str = "SASL is not available yet; Falconer does not start half-protected";
-const NO_LOCAL: &str = "local sessions are not available in this version: every session is global";
 const NO_METRICS: &str = "a setting of a metrics provider that is not available here";
 const OWN_THROTTLE: &str = "Falconer throttles by itself: requests in flight per connection, and bytes in flight in all, are bounded";
 const JVM: &str = "tunes the Java implementation";
@@ -334,7 +333,7 @@ pub static KEYS: &[Key] = &[
 
     // --- Properties without prefix
     key(Properties, "jute.maxbuffer", Property, Int(1024, limits::REQUEST_BYTES_MAX), "1048575", Honoured, "bytes of the largest request; at most 32 MiB, as what becomes of it has to fit one log segment; in zoo.cfg write falconer.jute.maxbuffer"),
-    key(Properties, "readonlymode.enabled", Property, ExactTrue, "false", Honoured, "answers isro whatever the whitelist says; a server alone is never cut off from a quorum; in zoo.cfg write falconer.readonlymode.enabled"),
+    key(Properties, "readonlymode.enabled", Property, ExactTrue, "false", Honoured, "without a quorum, clients that allow it may read; answers isro whatever the whitelist says; in zoo.cfg write falconer.readonlymode.enabled"),
     key(Properties, "znode.container.checkIntervalMs", Property, Int(1, I32), "60000", Honoured, "ms between searches for empty containers and expired znodes; in zoo.cfg write falconer.znode.container.checkIntervalMs"),
     key(Properties, "znode.container.maxPerMinute", Property, Int(1, I32), "10000", Honoured, "containers and expired znodes deleted per minute; in zoo.cfg write falconer.znode.container.maxPerMinute"),
     key(Properties, "znode.container.maxNeverUsedIntervalMs", Property, Int(0, i64::MAX), "0", Honoured, "ms until a container that never had a child is deleted, 0 is never; in zoo.cfg write falconer.znode.container.maxNeverUsedIntervalMs"),
@@ -359,8 +358,8 @@ pub static KEYS: &[Key] = &[
     key(Ensemble, "standaloneEnabled", File, FileBool, "true", Honoured, "false: a single member is an ensemble of one, which others can follow"),
     key(Ensemble, "reconfigEnabled", File, FileBool, "false", Honoured, "whether reconfig exists; a server alone answers it with an error in either case, as ZooKeeper does: ReconfigDisabled when false, Unimplemented when true"),
     key(Ensemble, "quorumListenOnAllIPs", File, FileBool, "false", EnsembleOnly, "bind the quorum and election ports on all addresses"),
-    key(Ensemble, "localSessionsEnabled", File, Unread, "false", Ignored, NO_LOCAL),
-    key(Ensemble, "localSessionsUpgradingEnabled", File, Unread, "false", Ignored, NO_LOCAL),
+    key(Ensemble, "localSessionsEnabled", File, FileBool, "false", EnsembleOnly, "new sessions are known to their server alone, cost no transaction and get no ephemerals; the same on every member"),
+    key(Ensemble, "localSessionsUpgradingEnabled", File, FileBool, "false", EnsembleOnly, "with localSessionsEnabled: the first ephemeral makes a session known to every server"),
     key(Ensemble, "tcpKeepAlive", Both, Bool, "false", EnsembleOnly, "SO_KEEPALIVE between members"),
     key(Ensemble, "leaderServes", Both, WordNo, "yes", Ignored, "a leader always takes clients"),
     key(Ensemble, "connectToLearnerMasterLimit", File, FileInt(0, I32), "0", EnsembleOnly, "ticks a connection to the leader may take to come about, within initLimit; 0 is 2 (ZooKeeper: initLimit)"),

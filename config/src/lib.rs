@@ -52,6 +52,6 @@ pub use members::{BadLine, Host, HostPort, Member, PeerAddress, Quorum, Role, pa
 pub use raw::{ConfigFile, DirState, MyId, RawConfig};
 pub use report::{Effect, ExitCode, Fault, Finding, Level, Origin, Refusal};
 pub use settings::{
-    Admin, Auth, Client, EMBEDDED_DATA_DIR, Ensemble, FOUR_LETTER_WORDS, Membership, Operations, Retention,
-    Secret, Sessions, Settings, Storage, Tree, WalBackend, Whitelist,
+    Admin, Auth, Client, EMBEDDED_DATA_DIR, Ensemble, FOUR_LETTER_WORDS, LocalSessions, Membership,
+    Operations, Retention, Secret, Sessions, Settings, Storage, Tree, WalBackend, Whitelist,
 };

@@ -172,6 +172,19 @@ pub struct Ensemble {
     pub resend_ms: (u32, u32),
     /// Committed transactions kept in memory for followers that come back.
     pub kept_records: u32,
+    /// Who knows new sessions.
+    pub local_sessions: LocalSessions,
+}
+
+/// `localSessionsEnabled` and `localSessionsUpgradingEnabled`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalSessions {
+    /// Every server knows every session.
+    Off,
+    /// New sessions are known to their server alone, for good.
+    On,
+    /// New sessions are known to their server alone until their first ephemeral.
+    Upgradable,
 }
 
 /// The client port.

@@ -316,7 +316,7 @@ fn what_this_version_lacks_warns_only_those_who_ask_for_it() {
         ("db.autocreate=false", Level::Warning),
         ("globalOutstandingLimit=5", Level::Warning),
         ("initLimit=10", Level::Info),
-        ("localSessionsEnabled=true", Level::Warning),
+        ("localSessionsEnabled=true", Level::Info),
     ] {
         let (_, findings) = Settings::resolve(raw(&format!("{BASE}{line}")), &Env::empty()).unwrap();
         let key = line.split_once('=').unwrap().0;

@@ -68,7 +68,7 @@ mod watch;
 
 pub use acl::Identity;
 pub use config::TreeConfig;
-pub use prep::{Prep, PrepConfig, PrepRequest};
+pub use prep::{Prep, PrepConfig, PrepRequest, Standing};
 pub use tree::{
     Alone, Applier, ApplyError, Asker, Audience, ChildPage, Crew, ImportError, Importer, LinkError, NodePage,
     NodeView, Outbox, QuotaView, Replay, Settled, Tree, TreeStats, Walk, WalkKind, WalkPart, WatchSummary,

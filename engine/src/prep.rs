@@ -31,7 +31,7 @@ use proto::stat::Owner;
 use proto::txn::{CreateTxnKind, DIGEST_VERSION, RecordBatch, Txn, TxnDigest, TxnHeader, kind};
 use proto::{Code, SessionId, StatPersisted, WallMs, Xid, Zxid, path as paths};
 use quota::{InFlightUse, Use};
-use sessions::{Sessions, listed_len};
+use sessions::{ReplicatedSession, Sessions, listed_len};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
@@ -58,11 +58,26 @@ impl Default for PrepConfig {
     }
 }
 
+/// What is known of the session that asks, beside the replicated state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Nothing: it is open if it is open in the replicated state.
+    Replicated,
+    /// If the replicated state does not know it, it is local to a server that says it is open. Such a session may do
+    /// whatever leaves it owning nothing.
+    Vouched {
+        /// What an ephemeral of it fails with.
+        ephemeral: Code,
+    },
+}
+
 /// A request to be prepared.
 #[derive(Clone, Copy, Debug)]
 pub struct PrepRequest<'a> {
     /// The session that asks; the one to be made, for [`WriteOp::CreateSession`].
     pub session: SessionId,
+    /// What is known of that session beside the replicated state.
+    pub standing: Standing,
     /// The client's number of the request.
     pub cxid: Xid,
     /// The leader's wall clock.
@@ -103,6 +118,7 @@ struct Rules {
 struct Ask<'a> {
     tree: &'a Tree,
     session: SessionId,
+    standing: Standing,
     identity: &'a Identity,
     zxid: Zxid,
     time: WallMs,
@@ -145,6 +161,7 @@ impl Prep {
             let ask = Ask {
                 tree,
                 session: request.session,
+                standing: request.standing,
                 identity: request.identity,
                 zxid,
                 time: request.time,
@@ -213,7 +230,9 @@ impl Prep {
 
     fn create(&mut self, ask: &Ask<'_>, c: &Create<'_>, out: &mut Vec<u8>) -> Result<Kind, Code> {
         let mode = self.check_mode(c)?;
-        self.sessions.check(ask.tree, ask.session)?;
+        let session = self.sessions.check(ask.tree, ask.session, ask.standing)?;
+        // By the flags, whatever the operation makes of them.
+        let owner = if mode.is_ephemeral() { Some(session.as_owner()?) } else { None };
         let parent_path = parent_in(&c.path)?;
         let acl =
             acl::fix_up(c.acl, ask.identity, &self.config.schemes).map_err(|_invalid| Code::InvalidAcl)?;
@@ -221,14 +240,14 @@ impl Prep {
         let parent = self.node(ask, parent_path).ok_or(Code::NoNode)?;
         self.permit(ask, &parent, perms::CREATE)?;
         if !mode.is_sequential() {
-            return self.create_at(ask, c, mode, &c.path, (parent_path, parent), acl, out);
+            return self.create_at(ask, c, owner, &c.path, (parent_path, parent), acl, out);
         }
         let mut name = std::mem::take(&mut self.name);
         name.clear();
         name.push_str(&c.path);
         // The number has at least ten characters with its sign, as Java's %010d.
         write!(name, "{:010}", parent.stat.cversion).expect("writing to a String can't fail");
-        let made = self.create_at(ask, c, mode, &name, (parent_path, parent), acl, out);
+        let made = self.create_at(ask, c, owner, &name, (parent_path, parent), acl, out);
         self.name = name;
         made
     }
@@ -239,7 +258,7 @@ impl Prep {
         &mut self,
         ask: &Ask<'_>,
         c: &Create<'_>,
-        mode: CreateMode,
+        ephemeral_of: Option<ReplicatedSession>,
         path: &str,
         (parent_path, parent): (&str, Node),
         acl: AclBytes<'_>,
@@ -256,16 +275,16 @@ impl Prep {
         let change = Use { znodes: 1, bytes: data_len as i64 };
         let quota = self.check_quota(ask, path, change)?;
         // The operation decides the kind of znode, whatever the flags say beyond it.
-        let (txn_kind, owner) = match c.op {
+        let (txn_kind, owner, session) = match c.op {
             CreateOp::Create | CreateOp::Create2 => (
                 if c.op == CreateOp::Create { CreateTxnKind::Create } else { CreateTxnKind::Create2 },
-                if mode.is_ephemeral() { Owner::Session(ask.session.0) } else { Owner::Persistent },
+                ephemeral_of.map_or(Owner::Persistent, |s| Owner::Session(s.id().0)),
+                ephemeral_of,
             ),
-            CreateOp::Container => (CreateTxnKind::Container, Owner::Container),
-            CreateOp::Ttl => (CreateTxnKind::Ttl(c.ttl_ms), Owner::Ttl(c.ttl_ms)),
+            CreateOp::Container => (CreateTxnKind::Container, Owner::Container, None),
+            CreateOp::Ttl => (CreateTxnKind::Ttl(c.ttl_ms), Owner::Ttl(c.ttl_ms), None),
         };
-        let ephemeral = matches!(owner, Owner::Session(_));
-        if ephemeral {
+        if session.is_some() {
             self.check_closable(ask, path)?;
         }
         let parent_cversion = parent.stat.cversion.wrapping_add(1);
@@ -274,13 +293,13 @@ impl Prep {
             path: Cow::Borrowed(path),
             data: c.data,
             acl,
-            ephemeral,
+            ephemeral: session.is_some(),
             parent_cversion,
         };
         let kind = encode(ask, &txn, out)?;
 
-        if ephemeral {
-            self.sessions.gained(ask.session, path, ask.zxid);
+        if let Some(session) = session {
+            self.sessions.gained(session, path, ask.zxid);
         }
         self.note_use(ask, quota, change);
         let zxid = ask.zxid.to_wire();
@@ -337,7 +356,7 @@ impl Prep {
     }
 
     fn delete(&mut self, ask: &Ask<'_>, path: &str, version: i32, out: &mut Vec<u8>) -> Result<Kind, Code> {
-        self.sessions.check(ask.tree, ask.session)?;
+        self.sessions.check(ask.tree, ask.session, ask.standing)?;
         let parent_path = deletable(path)?;
         let parent = self.node(ask, parent_path).ok_or(Code::NoNode)?;
         self.permit(ask, &parent, perms::DELETE)?;
@@ -378,7 +397,7 @@ impl Prep {
         version: i32,
         out: &mut Vec<u8>,
     ) -> Result<Kind, Code> {
-        self.sessions.check(ask.tree, ask.session)?;
+        self.sessions.check(ask.tree, ask.session, ask.standing)?;
         paths::validate(path).map_err(|_malformed| Code::BadArguments)?;
         let mut node = self.node(ask, path).ok_or(Code::NoNode)?;
         self.permit(ask, &node, perms::WRITE)?;
@@ -409,7 +428,7 @@ impl Prep {
         version: i32,
         out: &mut Vec<u8>,
     ) -> Result<Kind, Code> {
-        self.sessions.check(ask.tree, ask.session)?;
+        self.sessions.check(ask.tree, ask.session, ask.standing)?;
         paths::validate(path).map_err(|_malformed| Code::BadArguments)?;
         let acl =
             acl::fix_up(acl, ask.identity, &self.config.schemes).map_err(|_invalid| Code::InvalidAcl)?;
@@ -426,7 +445,7 @@ impl Prep {
     }
 
     fn check(&mut self, ask: &Ask<'_>, path: &str, version: i32, out: &mut Vec<u8>) -> Result<Kind, Code> {
-        self.sessions.check(ask.tree, ask.session)?;
+        self.sessions.check(ask.tree, ask.session, ask.standing)?;
         paths::validate(path).map_err(|_malformed| Code::BadArguments)?;
         let node = self.node(ask, path).ok_or(Code::NoNode)?;
         self.permit(ask, &node, perms::READ)?;
@@ -514,9 +533,9 @@ impl Prep {
         if !self.config.reconfig_enabled {
             return Code::ReconfigDisabled;
         }
-        match self.sessions.check(ask.tree, ask.session) {
+        match self.sessions.check(ask.tree, ask.session, ask.standing) {
             Err(code) => code,
-            Ok(()) => Code::Unimplemented,
+            Ok(_) => Code::Unimplemented,
         }
     }
 

@@ -4,7 +4,7 @@
 
 The given server (the release build) forms ensembles of its own and with Apache's. Clients write meanwhile and audit at the
 end (clients.py); what is done to servers is here, to links in partitions.py, to disks in broken_disks.py, to the peer ports
-in strangers.py.
+in strangers.py; kinds of sessions are in sessions.py.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from clients import Failed, Load, demand, equal_trees, wait_for  # noqa: E402
 from failover import kills, rolling_restart  # noqa: E402
 from partitions import partitions  # noqa: E402
 from scenarios import chosen  # noqa: E402
+from sessions import local_sessions, read_only  # noqa: E402
 from strangers import strangers  # noqa: E402
 
 
@@ -316,7 +317,7 @@ def apache_followers(s):
 
 
 SCENARIOS = [serve, failover, killing(3), killing(5), minority, hand_over, partitions(3), partitions(5), slow_disk, full_disk, strangers,
-             laggard, apache_observer, apache_follower, apache_followers]
+             laggard, apache_observer, apache_follower, apache_followers, local_sessions, read_only]
 
 
 def main():

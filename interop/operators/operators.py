@@ -323,6 +323,8 @@ def readiness(s):
     leader = e.start()
     write_state(leader)
     rest = [m for m in e if m is not leader]
+    reader = rest[0]
+    reader.flags = ["-Dreadonlymode.enabled=true"]
     demand(all(ask(m, "/readyz").status == 200 for m in e), "all are ready")
     # Without a quorum.
     leader.kill()
@@ -347,7 +349,23 @@ def readiness(s):
     rest[0].spawn()
     wait_for(lambda: last.mode() is not None)
     wait_for(lambda: ask(last, "/readyz").status == 200 and ask(rest[0], "/readyz").status == 200)
-    s.say("503 with the reason while there is no quorum, 200 behind it")
+    # A server that serves readers without a quorum is not ready; what Apache's commands show of it is no member of an ensemble.
+    last.kill()
+
+    def reads_only():
+        """a member without a quorum serves readers"""
+        return reader.mode() == "read-only"
+
+    wait_for(reads_only)
+    found = ask(reader, "/readyz")
+    demand(found.status == 503 and "may read" in found.json()["reason"] and found.json()["state"] == "read-only", f"{found.body}")
+    get = lambda name: ask(reader, f"/commands/{name}").json()  # noqa: E731
+    demand(get("is_read_only")["read_only"] is True and get("server_stats")["read_only"] is True, "it says that it is read-only")
+    demand(get("zabstate")["zabstate"] == "" and get("zabstate")["voting"] is False, f"{get('zabstate')}")
+    demand(get("voting_view")["current_config"] == {} and get("leader")["error"] is not None, f"{get('leader')}")
+    demand(any("may read" in w for w in ask(reader, "/api/live").json()["warnings"]), "its page warns")
+    demand(ask(reader, "/commands/restore", "POST", b"x", MAY).json()["error"] is not None, "no restore there")
+    s.say("503 with the reason while there is no quorum, also from a server that serves readers; 200 behind it")
 
 
 def restore(s):

@@ -2,13 +2,15 @@
 //! requests are taken.
 
 use crate::limits;
+use crate::local::Effect;
 use crate::machine::{
     Clients, Deferred, DeferredOp, DeferredWrite, Node, Now, Origin, PendingSync, Reaper, Syncer,
 };
+use crate::sessions::Reach;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use engine::{Identity, PrepRequest};
+use engine::{Identity, PrepRequest, Standing};
 use proto::client::{OpCode, WriteOp, WriteReply};
 use proto::jute::Reader;
 use proto::mutant::{self, Mutant};
@@ -21,6 +23,7 @@ use proto::{Code, ConnId, Instant, LinkId, SessionId, Xid};
 struct Asked<'a> {
     origin: Origin,
     session: SessionId,
+    standing: Standing,
     cxid: Xid,
     identity: &'a Identity,
 }
@@ -43,15 +46,17 @@ impl Node {
         op: OpCode,
         body: &[u8],
     ) {
-        let origin = Origin::Client { conn, xid };
+        let origin = Origin::Client { conn, xid, refusal: None };
+        if let Effect::Upgraded(timeout_ms) = self.effect_on_local(session, op, body) {
+            self.propose_own(now, Origin::Server, session, DeferredOp::CreateSession(timeout_ms));
+        }
         if self.zab.next_zxid().is_none() {
             self.in_flight_bytes += body.len();
             let op = DeferredOp::Client(op, body.into());
             let write = DeferredWrite { origin, session, cxid: xid, identity, op };
             return self.deferred.push_back(Deferred::Write(write));
         }
-        let asked = Asked { origin, session, cxid: xid, identity: &identity };
-        self.propose_client(now, asked, op, body);
+        self.propose_client(now, origin, session, xid, &identity, op, body);
     }
 
     /// A sync stands behind everything proposed before it, and behind the answer of a quorum that this server still leads:
@@ -83,6 +88,7 @@ impl Node {
                     clients.reply(conn, xid, self.tree.applied(), &WriteReply::Path(&path));
                     self.release_held(now, conn, clients);
                 }
+                Syncer::Closing { conn, session, xid } => self.end_local(conn, xid, session, clients),
                 Syncer::Learner(link) => {
                     let mut packet = Vec::new();
                     FromLeader::Sync.encode(&mut packet);
@@ -92,7 +98,8 @@ impl Node {
         }
     }
 
-    pub(crate) fn handle_tick(&mut self, now: Now) {
+    /// Whose time-out is over ends: a global session by a txn.
+    pub(crate) fn expire_sessions(&mut self, now: Now, clients: &dyn Clients) {
         let tick_ms = self.config.tick_ms;
         // While the log stands still, clients whose frames wait behind it can't be heard. A tick that comes late
         // means that the server itself was stopped, and what clients have sent meanwhile is not read yet.
@@ -100,10 +107,23 @@ impl Node {
         if late || self.log_full || self.is_stalled(now) {
             self.hold_expiry(now);
         }
-        let hold = now.mono < self.held_until;
-        for session in self.sessions.expire(now.mono, hold) {
-            self.propose_own(now, Origin::Server, session, DeferredOp::CloseSession);
+        for session in self.sessions.expire(now.mono, self.holds_expiry(now)) {
+            match self.sessions.reach(session) {
+                Some(Reach::Global) => {
+                    self.propose_own(now, Origin::Server, session, DeferredOp::CloseSession);
+                }
+                _ => self.expire_local(session, clients),
+            }
         }
+    }
+
+    fn holds_expiry(&self, now: Now) -> bool {
+        now.mono < self.held_until
+    }
+
+    /// Empty containers and TTL znodes whose time is over are removed.
+    pub(crate) fn reap(&mut self, now: Now) {
+        let hold = self.holds_expiry(now);
         if now.mono >= self.reaper.next_check {
             self.reaper.next_check = now.mono.plus_ms(self.config.container_check_ms);
             // While the log stands still, what was proposed already would be found again.
@@ -115,7 +135,7 @@ impl Node {
             }
         }
         if hold || self.is_saturated() {
-            self.reaper.next_removal = self.reaper.next_removal.max(now.mono.plus_ms(tick_ms));
+            self.reaper.next_removal = self.reaper.next_removal.max(now.mono.plus_ms(self.config.tick_ms));
         }
         // Ticks come some ms late, which is made good; after a longer time nothing is.
         let spacing_ns = 60_000_000_000 / u64::from(self.config.containers_per_minute.max(1));
@@ -158,20 +178,32 @@ impl Node {
                     self.in_flight_bytes -= path.len();
                     self.place_sync(now, conn, xid, &path, clients);
                 }
+                Deferred::CloseLocal { conn, session, xid } => self.place_close(conn, session, xid, clients),
             }
         }
     }
 
-    fn propose_client(&mut self, now: Now, asked: Asked<'_>, op: OpCode, body: &[u8]) {
+    #[expect(clippy::too_many_arguments, reason = "the fields of one input")]
+    fn propose_client(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        session: SessionId,
+        cxid: Xid,
+        identity: &Identity,
+        op: OpCode,
+        body: &[u8],
+    ) {
         let op = WriteOp::decode(op, &mut Reader::new(body))
             .and_then(Result::ok)
             .expect("the connection decoded this body before it took a place in the gate");
         if op == WriteOp::CloseSession
-            && let Some(s) = self.sessions.get_mut(asked.session)
+            && let Some(s) = self.sessions.get_mut(session)
         {
             s.closing = true;
         }
-        self.propose(now, asked, &op);
+        let standing = self.standing_of_own(session, &op);
+        self.propose(now, Asked { origin, session, standing, cxid, identity }, &op);
     }
 
     /// Proposes one of the server's own requests, or keeps it until the next epoch is open.
@@ -185,28 +217,29 @@ impl Node {
     }
 
     fn propose_deferred(&mut self, now: Now, d: DeferredWrite) {
-        let asked = Asked { origin: d.origin, session: d.session, cxid: d.cxid, identity: &d.identity };
-        let op = match d.op {
+        let DeferredWrite { origin, session, cxid, identity, op } = d;
+        let op = match op {
             DeferredOp::Client(op, body) => {
                 self.in_flight_bytes -= body.len();
-                return self.propose_client(now, asked, op, &body);
+                return self.propose_client(now, origin, session, cxid, &identity, op, &body);
             }
             DeferredOp::CreateSession(timeout_ms) => WriteOp::CreateSession { timeout_ms },
             DeferredOp::CloseSession => WriteOp::CloseSession,
             DeferredOp::DeleteContainer(path) => WriteOp::DeleteContainer { path: path.into() },
         };
-        self.propose(now, asked, &op);
+        let standing = Standing::Replicated;
+        self.propose(now, Asked { origin, session, standing, cxid, identity: &identity }, &op);
     }
 
     fn propose(&mut self, now: Now, asked: Asked<'_>, op: &WriteOp<'_>) {
-        let Asked { origin, session, cxid, identity } = asked;
+        let Asked { origin, session, standing, cxid, identity } = asked;
         let zxid = self.zab.next_zxid().expect("callers have checked that a zxid is left");
         if self.origins.is_empty() {
             self.progress = now.mono;
         }
         let open = self.zab.propose(zxid);
         let before = open.byte_len();
-        let request = PrepRequest { session, cxid, time: now.wall, identity, op };
+        let request = PrepRequest { session, standing, cxid, time: now.wall, identity, op };
         self.prep.as_mut().expect("a leader prepares").prepare(&self.tree, &request, zxid, open);
         assert_eq!(open.last(), Some(zxid), "each request gives exactly one record");
         self.origins.push_back(origin);
@@ -245,7 +278,8 @@ impl Node {
                 }
             }
             FromLearner::Revalidate { session, timeout_ms } => {
-                let valid = self.sessions.get(session).is_some_and(|s| !s.closing);
+                let valid =
+                    self.sessions.get(session).is_some_and(|s| s.reach == Reach::Global && !s.closing);
                 if valid {
                     self.sessions.renew(session, timeout_ms, now.mono);
                     self.move_to(session, link, clients);
@@ -333,7 +367,15 @@ impl Node {
         }
         let identity =
             if auth.is_null() { self.own.clone() } else { Arc::new(Identity::new(auth.ids().collect())) };
-        let asked = Asked { origin: Origin::Server, session, cxid, identity: &identity };
+        let standing = self.standing_of_learners(session);
+        let asked = Asked { origin: Origin::Server, session, standing, cxid, identity: &identity };
         self.propose(now, asked, &write);
+        if let WriteOp::CreateSession { timeout_ms } = write
+            && self.sessions.get(session).is_none()
+        {
+            // From now on, not from when it is applied: an upgraded session may come back before that.
+            self.sessions.insert(session, timeout_ms, Reach::Global, None, now.mono);
+            self.sessions.set_owner(session, Some(link));
+        }
     }
 }

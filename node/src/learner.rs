@@ -3,7 +3,9 @@
 //! Every request that is forwarded becomes exactly one record, and the leader takes the requests of one learner in
 //! their order. So the oldest forwarded request waits for the next record of its session and number.
 
+use crate::local::Effect;
 use crate::machine::{Clients, CloseReason, Handshake, Node, Now, Origin};
+use crate::sessions::Reach;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -13,7 +15,7 @@ use proto::jute::{Put, Reader};
 use proto::mutant::{self, Mutant};
 use proto::peer::{AuthIds, FromLeader, FromLearner};
 use proto::txn::{TxnHeader, kind};
-use proto::{ConnId, LinkId, SessionId, Xid, Zxid};
+use proto::{Code, ConnId, LinkId, SessionId, Xid, Zxid};
 
 /// A request that is with the leader.
 #[derive(Debug)]
@@ -39,6 +41,16 @@ struct ForwardedSync {
     place: u64,
 }
 
+/// The end of a local session that its client has asked for.
+#[derive(Debug)]
+struct LocalClose {
+    conn: ConnId,
+    session: SessionId,
+    xid: Xid,
+    /// Its place among everything that was asked.
+    place: u64,
+}
+
 /// What a learner has asked its leader.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
@@ -46,6 +58,8 @@ pub(crate) struct Asked {
     syncs: VecDeque<ForwardedSync>,
     /// Who waits for the answer whether a session lives, oldest first, with the time-out asked for.
     revalidations: BTreeMap<SessionId, VecDeque<(ConnId, i32)>>,
+    /// Local sessions whose clients close them behind requests that are with the leader.
+    closes: VecDeque<LocalClose>,
     /// Sessions whose connection is gone since the last ping: their last sign of life is still to be told.
     gone: BTreeMap<SessionId, i32>,
     /// The last ping was answered then, in ms; what was touched before was told.
@@ -62,6 +76,14 @@ impl Asked {
     fn place(&mut self) -> u64 {
         self.places += 1;
         self.places
+    }
+
+    /// Whether anything that `conn` has asked before `place` is still to be answered.
+    fn is_behind(&self, conn: ConnId, place: u64) -> bool {
+        self.requests
+            .iter()
+            .any(|f| f.place < place && matches!(f.origin, Origin::Client { conn: c, .. } if c == conn))
+            || self.syncs.iter().any(|s| s.place < place && s.conn == conn)
     }
 
     pub fn last_touch(&mut self, session: SessionId, timeout_ms: i32) {
@@ -91,6 +113,10 @@ impl Node {
     }
 
     pub(crate) fn forward_new_session(&mut self, conn: ConnId, session: SessionId, timeout_ms: i32) {
+        self.forward_create(session, timeout_ms, Origin::Handshake { conn });
+    }
+
+    fn forward_create(&mut self, session: SessionId, timeout_ms: i32, origin: Origin) {
         let op = OpCode::CreateSession;
         let body = timeout_ms.to_be_bytes();
         self.forward(&FromLearner::Request {
@@ -100,7 +126,7 @@ impl Node {
             body: &body,
             auth: AuthIds::NULL,
         });
-        let (origin, place) = (Origin::Handshake { conn }, self.asked.place());
+        let place = self.asked.place();
         self.asked.requests.push_back(Forwarded { session, cxid: Xid(0), op, bytes: 0, origin, place });
     }
 
@@ -139,10 +165,19 @@ impl Node {
             matches!(WriteOp::decode(op, &mut Reader::new(body)), Some(Ok(_))),
             "the connection decoded this body before it took a place in the gate"
         );
+        let refusal = match self.effect_on_local(session, op, body) {
+            Effect::None => None,
+            Effect::Upgraded(timeout_ms) => {
+                self.forward_create(session, timeout_ms, Origin::Server);
+                None
+            }
+            // The leader refuses it, not knowing why it must; in a multi what it says stands.
+            Effect::Refused => (op != OpCode::Multi).then_some(Code::EphemeralOnLocalSession),
+        };
         let body = if op == OpCode::CloseSession { &[] } else { body };
         self.forward(&FromLearner::Request { session, cxid: xid, op: op.wire(), body, auth });
         self.in_flight_bytes += body.len();
-        let (origin, place) = (Origin::Client { conn, xid }, self.asked.place());
+        let (origin, place) = (Origin::Client { conn, xid, refusal }, self.asked.place());
         self.asked.requests.push_back(Forwarded { session, cxid: xid, op, bytes: body.len(), origin, place });
     }
 
@@ -225,10 +260,10 @@ impl Node {
             if self.tree.session_timeout(session).is_some() {
                 return clients.close(conn, CloseReason::Undecided);
             }
-            return clients.connected(conn, Handshake::Refused);
+            return clients.connected(conn, Handshake::Refused { read_only: false });
         }
         if self.sessions.get(session).is_none() {
-            self.sessions.insert(session, timeout_ms, None, now.mono);
+            self.sessions.insert(session, timeout_ms, Reach::Global, None, now.mono);
         }
         self.attach(now, conn, session, timeout_ms, clients);
     }
@@ -268,16 +303,33 @@ impl Node {
             && let Some(done) = self.asked.syncs.pop_front()
         {
             // An answer never overtakes that of an earlier request, should a leader have lost one.
-            let overtakes = self.asked.requests.iter().any(|f| {
-                f.place < done.place && matches!(f.origin, Origin::Client { conn, .. } if conn == done.conn)
-            });
-            if overtakes {
+            if self.asked.is_behind(done.conn, done.place) {
                 clients.close(done.conn, CloseReason::NotServing);
             } else {
                 clients.reply(done.conn, done.xid, self.tree.applied(), &WriteReply::Path(&done.path));
             }
             self.release_held(now, done.conn, clients);
         }
+        while let Some(next) = self.asked.closes.iter().position(|c| !self.asked.is_behind(c.conn, c.place))
+            && let Some(LocalClose { conn, session, xid, .. }) = self.asked.closes.remove(next)
+        {
+            self.end_local(conn, xid, session, clients);
+        }
+    }
+
+    /// The end of a local session behind what its client has asked before.
+    pub(crate) fn close_behind_forwarded(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        xid: Xid,
+        clients: &dyn Clients,
+    ) {
+        let place = self.asked.place();
+        if self.asked.is_behind(conn, place) {
+            return self.asked.closes.push_back(LocalClose { conn, session, xid, place });
+        }
+        self.end_local(conn, xid, session, clients);
     }
 }
 

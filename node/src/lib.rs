@@ -25,9 +25,11 @@ pub mod gate;
 mod leader;
 mod learner;
 pub mod limits;
+mod local;
 mod machine;
 pub mod sessions;
 pub mod stage;
 
+pub use local::LocalSessions;
 pub use machine::{Clients, CloseReason, Config, Handshake, Input, LOG_FULL_CODE, Node, Now};
 pub use zab::{Output, Records, Service};

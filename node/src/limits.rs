@@ -22,3 +22,11 @@ pub const REAP_CATCH_UP_NS: u64 = 100_000_000;
 /// How long a server that has handed over does not want to lead again, ms: longer than it takes to stop, or for a disk
 /// to be looked after.
 pub const ABSTAIN_MS: u64 = 60_000;
+
+/// Sessions that only this server knows, with and without a connection: as many as a server has connections. Beyond them
+/// new clients are sent away; each of them is gone a time-out after its connection.
+pub const LOCAL_SESSIONS: usize = 1 << 20;
+
+/// Sessions that have ended and are remembered, where local sessions are allowed: more than end within the time that a
+/// learner may be behind; 1 MiB.
+pub const ENDED_SESSIONS: usize = 1 << 15;

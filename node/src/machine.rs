@@ -1,7 +1,8 @@
 //! The machine: everything that can happen to a server comes in as an [`Input`], one at a time.
 
 use crate::limits;
-use crate::sessions::{Sessions, Touch};
+use crate::local::LocalSessions;
+use crate::sessions::{Reach, Sessions, Touch};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
@@ -12,7 +13,7 @@ use proto::client::{ConnectRequest, OpCode, WriteReply};
 use proto::jute::Reader;
 use proto::mutant::{self, Mutant};
 use proto::peer::{FromLeader, FromLearner, Notification};
-use proto::session::{first_session_id, next_session_id, password};
+use proto::session::{first_session_id, password};
 use proto::txn::{RecordBatch, TxnHeader, kind};
 use proto::{Code, ConnId, Durable, DurableEpochs, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid};
 use zab::{Ensemble, Output, Recovered, Service, Zab};
@@ -32,6 +33,8 @@ pub struct Config {
     pub containers_per_minute: u32,
     /// Containers that never had a child are removed after this many ms; 0: never.
     pub container_never_used_ms: i64,
+    /// Whether new sessions are known to this server alone.
+    pub local_sessions: LocalSessions,
     /// What requests may do.
     pub prep: PrepConfig,
 }
@@ -56,9 +59,14 @@ pub enum Handshake {
         timeout_ms: i32,
         /// To be touched whenever a frame of the connection is read.
         touch: Arc<Touch>,
+        /// This server is read-only.
+        read_only: bool,
     },
     /// The session is gone, or the password is wrong.
-    Refused,
+    Refused {
+        /// This server is read-only.
+        read_only: bool,
+    },
 }
 
 /// Why the node closes a connection.
@@ -70,8 +78,10 @@ pub enum CloseReason {
     Replaced,
     /// The client has seen a zxid that this server has not: it must try another one.
     ClientAhead,
-    /// This server serves nobody now.
+    /// This server serves nobody now, or not this client.
     NotServing,
+    /// This server is read-only, and the client has not said that it will do.
+    ReadOnly,
     /// The session is used through another server.
     Moved,
     /// The end of the session is proposed, or somebody says that it is gone, and nothing of that is committed here yet: the
@@ -239,8 +249,8 @@ pub enum Input<'a> {
 /// Who waits for a record to be applied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Origin {
-    /// A client's write.
-    Client { conn: ConnId, xid: Xid },
+    /// A client's write. `refusal`: what its failure is told as, whatever it failed with.
+    Client { conn: ConnId, xid: Xid, refusal: Option<Code> },
     /// The handshake of this connection.
     Handshake { conn: ConnId },
     /// The server itself, for expiry and containers, or a client of another server.
@@ -254,6 +264,8 @@ pub(crate) enum Deferred {
     Write(DeferredWrite),
     /// A sync behind such a write.
     Sync { conn: ConnId, xid: Xid, path: Box<str> },
+    /// The end of a local session behind such a write.
+    CloseLocal { conn: ConnId, session: SessionId, xid: Xid },
 }
 
 #[derive(Debug)]
@@ -273,13 +285,15 @@ pub(crate) enum DeferredOp {
     DeleteContainer(String),
 }
 
-/// Who asked for a sync.
+/// Who asked for a sync, or for what waits as one does.
 #[derive(Debug)]
 pub(crate) enum Syncer {
     /// A client of this server.
     Client { conn: ConnId, xid: Xid, path: Box<str> },
     /// A learner, whose oldest sync it is.
     Learner(LinkId),
+    /// A client of this server that closes its local session.
+    Closing { conn: ConnId, session: SessionId, xid: Xid },
 }
 
 /// A sync that waits for the proposals before it, and for a quorum to say that this server still leads.
@@ -313,7 +327,8 @@ pub struct Node {
     pub(crate) origins: VecDeque<Origin>,
     /// Bytes of the records that are not applied, and of the requests that are deferred, held or forwarded.
     pub(crate) in_flight_bytes: usize,
-    /// Of a leader: all sessions. Of a learner: those that are attached to its connections.
+    /// Of a leader: all global sessions. Of a learner: those of them that are attached to its connections. Of both, and of a
+    /// read-only server: those that only this server knows.
     pub(crate) sessions: Sessions,
     pub(crate) next_session: SessionId,
     /// The identity of the server's own requests: no ids, and none of them is checked.
@@ -423,8 +438,9 @@ impl Node {
             }
             Input::Tick => {
                 self.zab.tick(now.mono);
+                self.expire_sessions(now, clients);
                 if self.prep.is_some() {
-                    self.handle_tick(now);
+                    self.reap(now);
                 }
             }
             Input::Notification { from, notification } => {
@@ -511,6 +527,10 @@ impl Node {
 
     fn begin_service(&mut self, now: Now, clients: &dyn Clients) {
         let service = self.zab.service();
+        if self.service == Service::ReadOnly {
+            // There is a quorum again: who was served without it comes back, and as somebody else.
+            self.sessions = Sessions::of_learner(self.config.tick_ms);
+        }
         if service == Service::Leading {
             self.begin_to_lead(now);
         }
@@ -526,7 +546,7 @@ impl Node {
         assert_eq!(self.tree.applied(), self.zab.history().last(), "a leader has applied its whole history");
         self.sessions = Sessions::new(self.config.tick_ms);
         for s in self.tree.sessions() {
-            self.sessions.insert(s.session, s.timeout_ms, None, now.mono);
+            self.sessions.insert(s.session, s.timeout_ms, Reach::Global, None, now.mono);
         }
         self.prep = Some(Prep::new(&self.tree, self.config.prep.clone()));
         self.reaper.next_check = now.mono.plus_ms(self.config.container_check_ms);
@@ -570,12 +590,13 @@ impl Node {
     /// When [`Input::Tick`] is due next.
     pub fn next_timeout(&self) -> Instant {
         let zab = self.zab.next_timeout();
+        let agreed = self.sessions.next_timeout().map_or(zab, |s| s.min(zab));
         if self.prep.is_none() {
-            return zab;
+            return agreed;
         }
         let reaper =
             if self.reaper.due.is_empty() { self.reaper.next_check } else { self.reaper.next_removal };
-        self.sessions.next_timeout().map_or(reaper, |s| s.min(reaper)).min(zab)
+        agreed.min(reaper)
     }
 
     /// Whether so much is in flight that no more writes should be read.
@@ -593,9 +614,10 @@ impl Node {
         self.origins.len() + self.asked.len()
     }
 
-    /// Live sessions with the end of the bucket that they would expire in, in ms of the monotonic clock.
-    pub fn session_expiry(&self) -> Vec<(SessionId, u64)> {
-        self.sessions.expiry()
+    /// Live sessions, the global ones or those that only this server knows, with the end of the bucket that they would
+    /// expire in, in ms of the monotonic clock.
+    pub fn session_expiry(&self, global: bool) -> Vec<(SessionId, u64)> {
+        self.sessions.expiry(global)
     }
 
     /// The last zxid that was proposed.
@@ -625,8 +647,16 @@ impl Node {
         request: &ConnectRequest<'_>,
         clients: &dyn Clients,
     ) {
-        if !matches!(self.service, Service::Leading | Service::Following | Service::Observing) {
-            return clients.close(conn, CloseReason::NotServing);
+        match self.service {
+            Service::None => return clients.close(conn, CloseReason::NotServing),
+            // A leader's tree that came while it changed, without all that makes it one of one moment.
+            Service::ReadOnly if self.applier.as_ref().is_none_or(|a| !a.is_settled()) => {
+                return clients.close(conn, CloseReason::NotServing);
+            }
+            Service::ReadOnly if request.read_only != Some(true) => {
+                return clients.close(conn, CloseReason::ReadOnly);
+            }
+            Service::ReadOnly | Service::Leading | Service::Following | Service::Observing => {}
         }
         let ahead = request.last_zxid_seen > self.tree.applied().to_wire();
         if ahead && !mutant::is(Mutant::ClientAheadAccepted) {
@@ -635,17 +665,13 @@ impl Node {
         let allowed = &self.config.session_timeout_ms;
         let timeout_ms = request.timeout_ms.max(*allowed.start()).min(*allowed.end());
         if request.session == SessionId::NONE {
+            if self.opens_local() {
+                return self.open_local(now, conn, timeout_ms, clients);
+            }
             if self.log_full && self.prep.is_some() {
                 return clients.close(conn, CloseReason::ClientAhead);
             }
-            // A wall clock that was set back before this start could lead to the ids of sessions that live on.
-            while self.tree.session_timeout(self.next_session).is_some()
-                || self.sessions.get(self.next_session).is_some()
-            {
-                self.next_session = next_session_id(self.next_session);
-            }
-            let session = self.next_session;
-            self.next_session = next_session_id(session);
+            let session = self.new_session();
             if self.prep.is_none() {
                 return self.forward_new_session(conn, session, timeout_ms);
             }
@@ -656,18 +682,24 @@ impl Node {
                 DeferredOp::CreateSession(timeout_ms),
             );
         }
+        if self.service == Service::ReadOnly {
+            return self.resume_read_only(now, conn, request, timeout_ms, clients);
+        }
         // The password first: a stranger who knows an id must not be able to cut its owner off.
         if request.password != password(request.session) {
-            return clients.connected(conn, Handshake::Refused);
+            return clients.connected(conn, Handshake::Refused { read_only: false });
         }
-        if self.prep.is_none() {
+        let known = self.sessions.get(request.session);
+        if self.prep.is_none() && known.is_none_or(|s| s.reach == Reach::Global) {
             return self.revalidate(conn, request.session, timeout_ms, clients);
         }
-        match self.sessions.get(request.session) {
-            None => return clients.connected(conn, Handshake::Refused),
+        match known {
             // What is proposed may be lost with this leader, and the session lives on.
-            Some(s) if s.closing => return clients.close(conn, CloseReason::Undecided),
-            Some(_) => {}
+            Some(s) if s.closing && s.reach == Reach::Global => {
+                return clients.close(conn, CloseReason::Undecided);
+            }
+            Some(s) if !s.closing => {}
+            Some(_) | None => return clients.connected(conn, Handshake::Refused { read_only: false }),
         }
         self.sessions.set_owner(request.session, None);
         self.attach(now, conn, request.session, timeout_ms, clients);
@@ -690,7 +722,7 @@ impl Node {
         }
         let touch = s.touch.clone();
         self.sessions.renew(session, timeout_ms, now.mono);
-        clients.connected(conn, Handshake::Accepted { session, timeout_ms, touch });
+        clients.connected(conn, self.accepted(session, timeout_ms, touch));
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one input")]
@@ -711,18 +743,23 @@ impl Node {
             self.in_flight_bytes += body.len();
             return held.push_back(Held::Write { session, xid, identity, op, body: body.into() });
         }
-        let serves = !matches!(self.service, Service::None | Service::ReadOnly);
-        if serves && self.sessions.get(session).is_none_or(|s| s.conn != Some(conn)) {
+        if self.service == Service::None {
+            return clients.close(conn, CloseReason::NotServing);
+        }
+        if self.sessions.get(session).is_none_or(|s| s.conn != Some(conn)) {
             // Only the connection that a session is attached to speaks for it: what is still read from one that its client has
             // left would come behind what the client has asked for since.
             return clients.close(conn, CloseReason::Moved);
         }
+        let is_local = || matches!(self.sessions.reach(session), Some(Reach::Local { .. }));
         match self.service {
+            Service::None => unreachable!("it serves"),
+            Service::ReadOnly => self.refuse_write(conn, session, xid, op, clients),
+            _ if op == OpCode::CloseSession && is_local() => self.close_local(conn, session, xid, clients),
             Service::Leading => self.lead_write(now, conn, session, xid, identity, op, body),
             Service::Following | Service::Observing => {
                 self.forward_write(conn, session, xid, &identity, op, body);
             }
-            Service::None | Service::ReadOnly => clients.close(conn, CloseReason::NotServing),
         }
     }
 
@@ -748,7 +785,8 @@ impl Node {
                 self.deferred.push_back(Deferred::Sync { conn, xid, path: path.into() });
             }
             Service::Following | Service::Observing => self.forward_sync(conn, session, xid, path),
-            Service::None | Service::ReadOnly => clients.close(conn, CloseReason::NotServing),
+            Service::ReadOnly => self.refuse_write(conn, session, xid, OpCode::Sync, clients),
+            Service::None => clients.close(conn, CloseReason::NotServing),
         }
     }
 
@@ -778,13 +816,14 @@ impl Node {
             && s.conn == Some(conn)
         {
             s.conn = None;
+            let global = session.filter(|_| s.reach == Reach::Global);
             if self.prep.is_none()
-                && let Some(id) = session
+                && let Some(id) = global
             {
                 // A learner keeps what is attached to its connections; the leader knows the session.
                 self.asked.last_touch(id, s.timeout_ms);
                 self.sessions.remove(id);
-            } else if let Some(id) = session {
+            } else if let Some(id) = global {
                 self.sessions.disown(id);
             }
         }
@@ -841,6 +880,11 @@ impl Node {
             self.answered(record, clients)
         };
         let is_leader = self.prep.is_some();
+        // A learner that is further behind is cut off.
+        let ended_for_ms = (is_leader && self.config.local_sessions != LocalSessions::Off).then(|| {
+            let ensemble = self.zab.ensemble();
+            ensemble.tick_ms * u64::from(ensemble.sync_limit + 1)
+        });
         let sessions = &mut self.sessions;
         let mut tell = |header: &TxnHeader, reply: &WriteReply<'_>| {
             let failed = matches!(reply, WriteReply::Error(_));
@@ -849,9 +893,19 @@ impl Node {
                 Origin::Client { conn, .. } if *reply == WriteReply::Error(Code::SessionMoved) => {
                     clients.close(conn, CloseReason::Moved);
                 }
-                Origin::Client { conn, xid } => clients.reply(conn, xid, zxid, reply),
-                Origin::Handshake { conn } if failed => clients.connected(conn, Handshake::Refused),
+                Origin::Client { conn, xid, refusal: Some(code) } if failed => {
+                    clients.reply(conn, xid, zxid, &WriteReply::Error(code));
+                }
+                Origin::Client { conn, xid, .. } => clients.reply(conn, xid, zxid, reply),
+                Origin::Handshake { conn } if failed => {
+                    clients.connected(conn, Handshake::Refused { read_only: false });
+                }
                 Origin::Handshake { .. } | Origin::Server => {}
+            }
+            if header.kind == kind::CLOSE_SESSION
+                && let Some(for_ms) = ended_for_ms
+            {
+                sessions.note_end(header.session, now.mono, for_ms);
             }
             if header.kind == kind::CLOSE_SESSION
                 && let Some(conn) = sessions.remove(header.session).and_then(|s| s.conn)
@@ -870,9 +924,16 @@ impl Node {
             && header.kind == kind::CREATE_SESSION
             && let Some(timeout_ms) = self.tree.session_timeout(header.session)
         {
-            let touch = self.sessions.insert(header.session, timeout_ms, handshake, now.mono);
-            if let Some(conn) = handshake {
-                clients.connected(conn, Handshake::Accepted { session: header.session, timeout_ms, touch });
+            let session = header.session;
+            match (handshake, self.sessions.get_mut(session)) {
+                // Known since it was proposed: a local one that was upgraded, or a learner's.
+                (None, Some(s)) => s.touch.touch(now.mono),
+                (conn, _) => {
+                    let touch = self.sessions.insert(session, timeout_ms, Reach::Global, conn, now.mono);
+                    if let Some(conn) = conn {
+                        clients.connected(conn, self.accepted(session, timeout_ms, touch));
+                    }
+                }
             }
         }
     }

@@ -377,12 +377,9 @@ fn ready(shared: &Shared) -> Answer {
     if let Some(core) = shared.core() {
         report.put("zxid", core.tree.applied().to_string());
         report.put("state", crate::fourletter::mode(&core));
-        if !core.is_serving() {
+        if let Some(why) = core.unready() {
             report.put("ready", false);
-            report.put(
-                "reason",
-                "there is no quorum with a leader, or this server is not synchronised with it yet",
-            );
+            report.put("reason", why);
         }
         if core.is_log_full() {
             report.put("warning", "writes are refused: the log's disk is full");

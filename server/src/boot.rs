@@ -506,7 +506,9 @@ pub fn zab_config(settings: &Settings, ensemble: &Ensemble) -> zab::Ensemble {
             ..zab::ElectionTimes::default()
         },
         kept_records: ensemble.kept_records as usize,
-        read_only_mode: settings.read_only_mode,
+        read_only_after_ms: settings
+            .read_only_mode
+            .then_some(zab::limits::READ_ONLY_AFTER_MS.max(u64::from(settings.sessions.tick_ms))),
     }
 }
 
@@ -537,6 +539,11 @@ pub fn node_config(settings: &Settings, schemes: &Schemes) -> Config {
         container_check_ms: u64::from(settings.tree.container_check_interval_ms),
         containers_per_minute: settings.tree.containers_per_minute_max,
         container_never_used_ms: settings.tree.container_never_used_ms.map_or(0, |ms| ms as i64),
+        local_sessions: match settings.ensemble().map(|e| e.local_sessions) {
+            None | Some(config::LocalSessions::Off) => node::LocalSessions::Off,
+            Some(config::LocalSessions::On) => node::LocalSessions::On,
+            Some(config::LocalSessions::Upgradable) => node::LocalSessions::Upgradable,
+        },
         prep: PrepConfig {
             // Room for a request with what becomes of it; what is logged can always be read back.
             record_bytes_max: (2 * settings.client.request_bytes_max as usize)

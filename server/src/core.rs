@@ -811,6 +811,29 @@ impl Core {
             .or(Some(Service::None))
     }
 
+    /// Why requests are not all answered; `None`: they are.
+    pub fn unready(&self) -> Option<&'static str> {
+        if self.is_read_only() {
+            return Some(
+                "there is no quorum with a leader: clients that allow it may read, and nobody may write",
+            );
+        }
+        let why =
+            "no client is served: there is no quorum with a leader, or this server is not synchronised yet";
+        (!self.is_serving()).then_some(why)
+    }
+
+    /// Whether clients that have said so may read, and nobody may write.
+    pub fn is_read_only(&self) -> bool {
+        self.service() == Some(Service::ReadOnly)
+    }
+
+    /// Whether there can be sessions that only this server knows.
+    pub fn has_local_sessions(&self) -> bool {
+        let enabled = |e: &config::Ensemble| e.local_sessions != config::LocalSessions::Off;
+        self.is_read_only() || self.settings.ensemble().is_some_and(enabled)
+    }
+
     /// Whether clients are served at all.
     pub fn is_serving(&self) -> bool {
         self.peers.is_none() || self.service.load(Ordering::SeqCst) != Service::None as u8
@@ -891,7 +914,11 @@ impl Core {
                     OpCode::Sync => r.string().is_ok(),
                     _ => matches!(proto::client::WriteOp::decode(op, &mut r), Some(Ok(_))),
                 };
-                let code = if decodes { node::LOG_FULL_CODE } else { Code::MarshallingError };
+                // A read-only server looks no further than at what is asked.
+                let code = match decodes || self.is_read_only() {
+                    true => node::LOG_FULL_CODE,
+                    false => Code::MarshallingError,
+                };
                 self.refuse(conn, header.xid, code);
             }
             None => self.refuse(conn, header.xid, Code::Unimplemented),
@@ -1276,19 +1303,20 @@ impl Clients for Step<'_> {
 
     fn connected(&self, to: ConnId, outcome: Handshake) {
         let Some(conn) = self.core.conns.get(to) else { return };
-        let read_only = conn.gate.lock().read_only;
-        let read_only = read_only.map(|_| false);
+        let asked = conn.gate.lock().read_only;
         // The answer first: the owner runs pipelined requests as soon as it sees the session, and a flush cuts a
         // closing connection as soon as it is empty.
         match outcome {
-            Handshake::Accepted { session, timeout_ms, touch } => {
+            Handshake::Accepted { session, timeout_ms, touch, read_only } => {
                 let password = password(session);
+                let read_only = asked.map(|_| read_only);
                 let response = ConnectResponse { timeout_ms, session, password, read_only };
                 conn.append(&mut |out| response.encode_frame(out));
                 conn.attach(AttachedSession { id: session, timeout_ms, touch });
             }
-            Handshake::Refused => {
+            Handshake::Refused { read_only } => {
                 let (session, password) = (SessionId::NONE, [0; 16]);
+                let read_only = asked.map(|_| read_only);
                 let response = ConnectResponse { timeout_ms: 0, session, password, read_only };
                 conn.append(&mut |out| response.encode_frame(out));
                 conn.close_when_flushed();

@@ -706,6 +706,7 @@ impl Owned {
         }
         let mut state = conn.gate.lock();
         core.outstanding.fetch_add(1, Ordering::Relaxed);
+        let needs_log = op != OpCode::CloseSession || !session.touch.is_local();
         let ordered = match op {
             OpCode::Sync => match r.string() {
                 Ok(path) if !core.is_log_full() => {
@@ -716,7 +717,7 @@ impl Owned {
                 _ => false,
             },
             _ => match WriteOp::decode(op, &mut r) {
-                Some(Ok(write)) if !core.is_log_full() => {
+                Some(Ok(write)) if !(needs_log && core.is_log_full()) => {
                     if core.settings.operations.audit
                         && let Some(note) = Note::of(&write)
                     {

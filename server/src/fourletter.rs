@@ -220,6 +220,9 @@ fn conf(core: &Core, out: &mut String) -> std::fmt::Result {
     writeln!(out, "initLimit={}\nsyncLimit={}\nelectionAlg=3", e.init_limit_ticks, e.sync_limit_ticks)?;
     writeln!(out, "electionPort={}\nquorumPort={}", own.election_port, own.quorum_port)?;
     writeln!(out, "peerType={}", i32::from(e.role == config::Role::Observer))?;
+    if core.is_read_only() {
+        return Ok(());
+    }
     // As Apache prints it: a blank behind the colon, and no line end behind the last line.
     write!(out, "membership: \n{}", e.config_text())
 }
@@ -266,7 +269,7 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
     let s = &core.stats;
     let l = s.latency();
     writeln!(out, "Zookeeper version: {}, built on {}", version::FULL_NUMBER, version::BUILT)?;
-    if core.service() == Some(Service::ReadOnly) {
+    if core.is_read_only() {
         writeln!(out, "READ-ONLY mode; serving only read-only clients")?;
     }
     if let Some(own) = clients_for {
@@ -358,13 +361,21 @@ pub(crate) fn last_op(op: i32) -> &'static str {
 
 fn dump(core: &Core, out: &mut String) -> std::fmt::Result {
     writeln!(out, "SessionTracker dump:")?;
-    let sessions = core.with_node(|n| n.session_expiry());
-    let sets = sessions.chunk_by(|a, b| a.1 == b.1);
-    writeln!(out, "Session Sets ({})/({}):", sets.clone().count(), sessions.len())?;
-    for set in sets {
-        writeln!(out, "{} expire at {}:", set.len(), java_date(core.clock().wall_of(set[0].1)))?;
-        for (id, _) in set {
-            writeln!(out, "\t{id}")?;
+    let has_local = core.has_local_sessions();
+    if has_local {
+        out.push_str("Local ");
+        session_sets(core, false, out)?;
+    }
+    if matches!(core.service(), None | Some(Service::Leading)) {
+        out.push_str(if has_local { "Global " } else { "" });
+        session_sets(core, true, out)?;
+    } else {
+        // They expire elsewhere.
+        let mut sessions = core.tree.sessions();
+        sessions.sort_unstable_by_key(|s| s.session.0);
+        writeln!(out, "Global Sessions({}):", sessions.len())?;
+        for s in sessions {
+            writeln!(out, "{}\t{}ms", s.session, s.timeout_ms)?;
         }
     }
     writeln!(out, "ephemeral nodes dump:")?;
@@ -388,6 +399,20 @@ fn dump(core: &Core, out: &mut String) -> std::fmt::Result {
         for (_, c) in set {
             let id = c.session().map_or(proto::SessionId::NONE, |s| s.id);
             writeln!(out, "\tip: /{} sessionId: {id}", c.peer)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sessions by the time when they would expire: the global ones, or the others.
+fn session_sets(core: &Core, global: bool, out: &mut String) -> std::fmt::Result {
+    let sessions = core.with_node(|n| n.session_expiry(global));
+    let sets = sessions.chunk_by(|a, b| a.1 == b.1);
+    writeln!(out, "Session Sets ({})/({}):", sets.clone().count(), sessions.len())?;
+    for set in sets {
+        writeln!(out, "{} expire at {}:", set.len(), java_date(core.clock().wall_of(set[0].1)))?;
+        for (id, _) in set {
+            writeln!(out, "\t{id}")?;
         }
     }
     Ok(())

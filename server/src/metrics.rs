@@ -292,7 +292,7 @@ pub fn gauges(core: &Core, process: &Process) -> Vec<(&'static str, Number)> {
         ("ephemerals_count", int(t.ephemerals)),
         ("approximate_data_size", int(t.data_bytes)),
         ("global_sessions", int(t.sessions)),
-        ("local_sessions", int(0)),
+        ("local_sessions", int(core.with_node(|n| n.local_sessions() as u64))),
         ("open_file_descriptor_count", int(process.descriptors)),
         ("max_file_descriptor_count", int(process.descriptors_max)),
         ("connection_drop_probability", Number::Real(0.0)),
@@ -395,8 +395,7 @@ fn server_state(core: &Core) -> String {
 /// What a member of an ensemble does, in Apache's words.
 pub fn peer_state(core: &Core) -> Option<&'static str> {
     Some(match core.service()? {
-        Service::None => return None,
-        Service::ReadOnly => "looking",
+        Service::None | Service::ReadOnly => return None,
         Service::Leading => "leading - broadcast",
         Service::Following => "following - broadcast",
         Service::Observing => "observing - broadcast",
@@ -406,6 +405,9 @@ pub fn peer_state(core: &Core) -> Option<&'static str> {
 /// The gauges that only members of an ensemble have; those of a leader tell it from the others.
 fn quorum_gauges(core: &Core) -> Vec<(&'static str, Number)> {
     let config::Membership::Ensemble(e) = &core.settings.membership else { return Vec::new() };
+    if core.is_read_only() {
+        return Vec::new();
+    }
     let mut out = vec![("quorum_size", int(e.voters().count() as u64))];
     match core.service() {
         Some(Service::Leading) => {

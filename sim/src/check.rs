@@ -5,15 +5,18 @@
 //! its zxid, and then the order in real time, within sessions and of watches is compared with what clients saw. The
 //! time it takes is linear in the length of the run.
 
+use crate::coverage::Point;
 use crate::history::{Call, History, Seen};
+use crate::locals::{self, Locals};
 use crate::model::{Answer, Ask, Model};
 use crate::op::Op;
 use crate::time::{MS, Time};
+use node::LocalSessions;
 use proto::client::{EventType, WriteReply};
 use proto::jute::{Put, Reader};
 use proto::txn::{Record, Txn};
 use proto::{Code, Xid, Zxid};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A committed transaction.
@@ -39,9 +42,19 @@ pub struct Expiry {
 
 type Verdict<T> = Result<T, String>;
 
-/// Judges everything; the final state.
-pub fn check(history: &History, truth: &[Entry], expiry: Expiry) -> Verdict<Model> {
-    let mut replay = Replay::new(history);
+/// What was found right.
+pub struct Judged {
+    /// The final state.
+    pub model: Model,
+    /// Sessions that a txn has opened, or made global.
+    pub global: HashSet<i64>,
+    /// What local sessions went through, each time.
+    pub met: Vec<Point>,
+}
+
+/// Judges everything. `local` is what servers make of new sessions.
+pub fn check(history: &History, truth: &[Entry], expiry: Expiry, local: LocalSessions) -> Verdict<Judged> {
+    let mut replay = Replay::new(history, truth, local)?;
     replay.at_zxid(0, true)?;
     for entry in truth {
         replay.entry(entry)?;
@@ -52,7 +65,7 @@ pub fn check(history: &History, truth: &[Entry], expiry: Expiry) -> Verdict<Mode
     for seen in &history.seen {
         watches(history, seen, &replay)?;
     }
-    Ok(replay.model)
+    Ok(Judged { model: replay.model, global: replay.global, met: replay.met })
 }
 
 struct Replay<'a> {
@@ -70,10 +83,16 @@ struct Replay<'a> {
     last_xid: HashMap<i64, i32>,
     /// Sessions that were closed: when, and by whom.
     closed: HashMap<i64, (Time, bool)>,
+    locals: Locals,
+    /// Sessions that a txn has opened, or made global.
+    global: HashSet<i64>,
+    met: Vec<Point>,
 }
 
 impl<'a> Replay<'a> {
-    fn new(history: &'a History) -> Replay<'a> {
+    fn new(history: &'a History, truth: &[Entry], local: LocalSessions) -> Verdict<Replay<'a>> {
+        let created = locals::created(truth.iter().map(|e| (&*e.record, e.at)));
+        let locals = Locals::new(history, local, created)?;
         let mut writes = HashMap::new();
         let mut reads = Vec::new();
         for (i, call) in history.calls.iter().enumerate() {
@@ -86,16 +105,21 @@ impl<'a> Replay<'a> {
             }
         }
         reads.sort_unstable_by_key(|&(zxid, i)| std::cmp::Reverse((zxid, i)));
-        Replay {
+        let model = Model::with_local(locals.opened_local());
+        let met = vec![Point::LocalOpened; model.local.len()];
+        Ok(Replay {
             history,
-            model: Model::default(),
+            model,
             writes,
             reads,
             changes: HashMap::new(),
             caught_up: HashMap::new(),
             last_xid: HashMap::new(),
             closed: HashMap::new(),
-        }
+            locals,
+            global: HashSet::new(),
+            met,
+        })
     }
 
     fn entry(&mut self, entry: &Entry) -> Verdict<()> {
@@ -106,7 +130,14 @@ impl<'a> Replay<'a> {
         let header = record.header;
         let ask = Ask { session: header.session.0, zxid, time: header.time.0 };
         match &record.txn {
-            Txn::CreateSession { timeout_ms } => self.model.create_session(ask, *timeout_ms),
+            Txn::CreateSession { timeout_ms } => {
+                self.locals.check_create(ask.session, entry.at)?;
+                self.global.insert(ask.session);
+                if self.model.local.contains(&ask.session) {
+                    self.met.push(Point::LocalUpgraded);
+                }
+                self.model.create_session(ask, *timeout_ms);
+            }
             Txn::CloseSession { .. } if header.cxid == Xid(0) => {
                 self.model.close_session(ask);
                 self.closed.insert(ask.session, (entry.at, true));
@@ -137,6 +168,7 @@ impl<'a> Replay<'a> {
             return Err(format!("one request took two zxids, {before:#x} and {zxid:#x}"));
         }
         let call = &self.history.calls[*index];
+        self.locals.check_proposed(call)?;
         if let Txn::Error { code } = txn
             && *code == Code::SessionMoved.wire()
         {
@@ -149,7 +181,8 @@ impl<'a> Replay<'a> {
         }
         // A connection that the client has left is read late: what it asked for there comes when the session has ended, and
         // changes nothing any more.
-        let ended = !self.model.sessions.contains_key(&ask.session);
+        let local = self.model.local.contains(&ask.session);
+        let ended = !local && !self.model.sessions.contains_key(&ask.session);
         if let Some(last) = self.last_xid.insert(ask.session, xid)
             && last >= xid
             && !ended
@@ -162,7 +195,15 @@ impl<'a> Replay<'a> {
                 call.op, call.known
             ));
         }
-        let answer = self.model.execute(ask, &call.op);
+        if local && locals::came_too_late(&call.op, txn) {
+            // Its leader has ended the session, and nobody can be told.
+            return match &call.reply {
+                Some(reply) => Err(format!("{:?} of a local session was answered {reply:?}", call.op)),
+                None => Ok(()),
+            };
+        }
+        self.model.refusal = locals::refusal(txn);
+        let mut answer = self.model.execute(ask, &call.op);
         if call.op == Op::Close {
             self.closed.insert(ask.session, (entry.at, false));
         }
@@ -176,6 +217,15 @@ impl<'a> Replay<'a> {
                 "{:?} at {zxid:#x} was logged as {txn:?}, and had to be {answer:?}",
                 call.op
             ));
+        }
+        if local {
+            self.met.push(if failed.is_none() { Point::LocalWrote } else { Point::LocalRefused });
+            if let (Answer::Error(code @ Code::SessionExpired), true) =
+                (&mut answer, call.op.wants_ephemeral())
+            {
+                // The leader does not know why it refuses a learner's; the learner does.
+                *code = Code::EphemeralOnLocalSession;
+            }
         }
         let Some(reply) = &call.reply else { return Ok(()) };
         let mut frame = Vec::new();
@@ -201,6 +251,10 @@ impl<'a> Replay<'a> {
         {
             self.reads.pop();
             let call = &self.history.calls[index];
+            if !exact && call.read_only {
+                // A server that has started without a quorum shows what its log holds, the tail that nobody committed too.
+                continue;
+            }
             // Before the first txn there is a state too, and its zxid can be any that a log began behind.
             if !exact && !self.last_xid.is_empty() {
                 return Err(format!("{:?} bears {z:#x}, which was never committed", call.op));
@@ -269,7 +323,8 @@ impl<'a> Replay<'a> {
     }
 
     fn all_seen(&self) -> Verdict<()> {
-        if let Some(&(zxid, index)) = self.reads.first() {
+        let committed = |(_, index): &&(i64, usize)| !self.history.calls[*index].read_only;
+        if let Some(&(zxid, index)) = self.reads.iter().find(committed) {
             let op = &self.history.calls[index].op;
             return Err(format!("{op:?} bears {zxid:#x}, which was never committed"));
         }
@@ -277,6 +332,12 @@ impl<'a> Replay<'a> {
             let call = &self.history.calls[*index];
             let Some(reply) = &call.reply else { continue };
             let refused = reply.err == Code::NotReadOnly.wire();
+            if refused {
+                self.locals.check_refused(call)?;
+            }
+            if reply.err == 0 && taken.is_none() && self.locals.may_be_done_without(call) {
+                continue;
+            }
             if refused && let Some(zxid) = taken {
                 return Err(format!("{:?} was refused and took {zxid:#x} nevertheless", call.op));
             }
@@ -371,6 +432,10 @@ fn expiry_not_early(history: &History, replay: &Replay<'_>, expiry: Expiry) -> V
         if replay.closed.get(&call.session).is_some_and(|(end, _)| reply.at > *end) {
             continue;
         }
+        // What a server without a quorum hears, nobody else does.
+        if call.read_only {
+            continue;
+        }
         let known_at = history.awake_before(call.server, call.sent, expiry.unheard_ms * MS);
         let last = heard.entry(call.session).or_default();
         *last = (known_at, call.sent).max(*last);
@@ -381,7 +446,10 @@ fn expiry_not_early(history: &History, replay: &Replay<'_>, expiry: Expiry) -> V
             Seen::Connected { session, timeout_ms, .. } => {
                 timeouts.insert(*session, *timeout_ms);
             }
-            Seen::Refused { session, at } if !replay.closed.contains_key(session) => {
+            Seen::Refused { session, at, read_only }
+                if !replay.closed.contains_key(session)
+                    && !replay.locals.may_be_gone(*session, *at, *read_only) =>
+            {
                 return Err(format!("the session {session:#x} was refused at {at} ns, and was never closed"));
             }
             _ => {}
@@ -459,8 +527,8 @@ fn watches(history: &History, seen: &[Seen], replay: &Replay<'_>) -> Verdict<()>
                         leave(&mut watched, path, true, reply.zxid);
                     }
                     Op::SetWatches { lists, .. } => {
-                        let due = &replay.caught_up[index];
-                        if *due != caught_up {
+                        let due = replay.caught_up.get(index);
+                        if due.is_some_and(|due| *due != caught_up) {
                             return Err(format!(
                                 "watches: {:?} had to be told {due:?} at once, and was told {caught_up:?}",
                                 call.op

@@ -1,7 +1,7 @@
 //! A client: it keeps a session, asks for things, reconnects elsewhere, and writes down all that it does and sees.
 
 use crate::coverage::Point;
-use crate::history::{History, Reply, Seen};
+use crate::history::{Asker, History, Reply, Seen};
 use crate::kernel::{Event, Kernel};
 use crate::net::{Conn, Item, Place, Port, Side};
 use crate::op::Op;
@@ -39,6 +39,9 @@ struct Session {
     timeout_ms: i32,
 }
 
+/// How often a client that needs no quorum tries to keep its session.
+const PATIENCE: u32 = 4;
+
 /// The most watches that a client leaves.
 const WATCHES_MAX: usize = 12;
 
@@ -69,11 +72,25 @@ pub struct Client {
     timeout_ms: i32,
     made: u32,
     proven: usize,
+    /// A server without a quorum will do, for reading.
+    reads_alone: bool,
+    /// The server has said that it is one.
+    read_only: bool,
+    /// Connections that ended before a handshake, one after the other.
+    turned_away: u32,
 }
 
 impl Client {
-    /// A client at `place` of an ensemble of `servers`.
-    pub fn new(id: usize, place: Place, servers: usize, mut rng: Rng, think_ns: u64, tick_ms: u64) -> Client {
+    /// A client at `place` of an ensemble of `servers`, which may have no quorum while it only reads if it `reads_alone`.
+    pub fn new(
+        id: usize,
+        place: Place,
+        servers: usize,
+        reads_alone: bool,
+        mut rng: Rng,
+        think_ns: u64,
+        tick_ms: u64,
+    ) -> Client {
         let window = *rng.pick(&[1, 1, 2, 4, 8]);
         let timeout_ms = (tick_ms * rng.range(2, 14)) as i32;
         Client {
@@ -99,6 +116,9 @@ impl Client {
             timeout_ms,
             made: 0,
             proven: 0,
+            reads_alone,
+            read_only: false,
+            turned_away: 0,
             rng,
         }
     }
@@ -206,6 +226,13 @@ impl Client {
             format!("client {} has lost its connection, {} requests wait", self.id, self.pending.len())
         });
         self.conn = None;
+        self.turned_away = if self.state == State::Live { 0 } else { self.turned_away + 1 };
+        if self.reads_alone && self.turned_away >= PATIENCE {
+            // A server without a quorum does not take over the session of one that had it: who wants to read begins anew.
+            self.session = None;
+            self.watches.clear();
+            self.turned_away = 0;
+        }
         h.seen[self.id].push(Seen::Gone);
         if self.pending.iter().any(|&i| h.calls[i].op.is_write()) {
             k.hit(Point::WriteUnknown);
@@ -222,7 +249,8 @@ impl Client {
         let session = self.session.map_or(0, |s| s.id);
         k.mix(frame.len() as u64 + ((xid as u64) << 20));
         k.tell(|| format!("client {} sends {xid} of {session:#x}: {:?}", self.id, op.code()));
-        let index = h.send(self.id, self.server, session, xid, op, k.now);
+        let asker = Asker { client: self.id, server: self.server, session, read_only: self.read_only };
+        let index = h.send(asker, xid, op, k.now);
         self.pending.push_back(index);
         self.sent = k.now;
         k.net.send(k.now, conn, Side::Dialer, frame);
@@ -341,7 +369,7 @@ impl Client {
                     timeout_ms: self.timeout_ms,
                     session: SessionId(session),
                     password: &password,
-                    read_only: Some(false),
+                    read_only: Some(self.reads_alone),
                 }
                 .encode_frame(&mut frame);
                 k.net.send(k.now, conn, Side::Dialer, frame);
@@ -401,6 +429,11 @@ impl Client {
     }
 
     fn note_reply(&mut self, k: &mut Kernel, op: &Op, err: i32, body: &[u8]) {
+        if self.read_only && op.is_read() {
+            k.hit(Point::ReadOnlyRead);
+        } else if self.read_only && err == proto::Code::NotReadOnly.wire() {
+            k.hit(Point::ReadOnlyRefused);
+        }
         match op {
             Op::Exists { path, watch: true } => {
                 self.watches.insert((usize::from(err != 0), path.clone()));
@@ -449,7 +482,8 @@ impl Client {
             self.watches.clear();
             if let Some(old) = old {
                 k.hit(Point::SessionRefused);
-                h.seen[self.id].push(Seen::Refused { session: old.id, at: k.now });
+                let read_only = r.read_only == Some(true);
+                h.seen[self.id].push(Seen::Refused { session: old.id, at: k.now, read_only });
             }
             if let Some(conn) = self.conn {
                 k.net.close(k.now, conn, Side::Dialer);
@@ -474,6 +508,10 @@ impl Client {
         k.tell(|| {
             format!("client {} has session {} on {}, resumed: {resumed}", self.id, r.session, self.server)
         });
+        self.read_only = r.read_only == Some(true);
+        if self.read_only && !resumed {
+            k.hit(Point::ReadOnlyOpened);
+        }
         self.session_server = self.server;
         self.session = Some(Session { id: r.session.0, password: r.password, timeout_ms: r.timeout_ms });
         self.state = State::Live;
@@ -483,6 +521,7 @@ impl Client {
             timeout_ms: r.timeout_ms,
             at: k.now,
             resumed,
+            read_only: self.read_only,
         });
         if !self.watches.is_empty() {
             let list = |n: usize| self.watches.iter().filter(|w| w.0 == n).map(|w| w.1.clone()).collect();

@@ -104,6 +104,17 @@ points! {
     PacketSync,
     PacketRequest,
     Notification,
+    // Sessions that one server knows, and servers without a quorum.
+    LocalOpened,
+    LocalUpgraded,
+    LocalWrote,
+    LocalClosed,
+    LocalRefused,
+    ReadOnly,
+    ReadOnlyOpened,
+    ReadOnlyGuest,
+    ReadOnlyRead,
+    ReadOnlyRefused,
 }
 
 const POINTS: usize = NAMES.len();

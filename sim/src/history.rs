@@ -16,6 +16,8 @@ pub struct Call {
     pub xid: i32,
     /// What it asked for.
     pub op: Op,
+    /// It was sent to a server that had said that it is read-only.
+    pub read_only: bool,
     /// When it was sent.
     pub sent: Time,
     /// The highest zxid of a write that any client had been told of when this was sent.
@@ -50,6 +52,8 @@ pub enum Seen {
         at: Time,
         /// Resumed rather than opened.
         resumed: bool,
+        /// By a server that is read-only.
+        read_only: bool,
     },
     /// The session was said to be gone.
     Refused {
@@ -57,6 +61,8 @@ pub enum Seen {
         session: i64,
         /// When.
         at: Time,
+        /// By a server that is read-only.
+        read_only: bool,
     },
     /// The reply to the call of this index arrived.
     Reply(usize),
@@ -71,6 +77,19 @@ pub enum Seen {
     },
     /// The connection is gone.
     Gone,
+}
+
+/// Who asks whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// The client.
+    pub client: usize,
+    /// The server that is asked.
+    pub server: usize,
+    /// The client's session.
+    pub session: i64,
+    /// The server has said that it is read-only.
+    pub read_only: bool,
 }
 
 /// Everything.
@@ -104,16 +123,10 @@ impl History {
     }
 
     /// A request is sent to a server. Returns its index.
-    pub fn send(
-        &mut self,
-        client: usize,
-        server: usize,
-        session: i64,
-        xid: i32,
-        op: Op,
-        sent: Time,
-    ) -> usize {
-        self.calls.push(Call { client, server, session, xid, op, sent, known: self.known, reply: None });
+    pub fn send(&mut self, asker: Asker, xid: i32, op: Op, sent: Time) -> usize {
+        let Asker { client, server, session, read_only } = asker;
+        let known = self.known;
+        self.calls.push(Call { client, server, session, read_only, xid, op, sent, known, reply: None });
         self.calls.len() - 1
     }
 

@@ -30,6 +30,7 @@ pub mod history;
 pub mod invariants;
 pub mod kernel;
 pub mod lines;
+pub mod locals;
 pub mod model;
 pub mod net;
 pub mod op;

@@ -62,6 +62,7 @@ struct Inner {
     lines: BTreeMap<Conn, Line>,
     touched: Vec<Conn>,
     waited: u64,
+    guests: u64,
 }
 
 /// What is to leave for one client.
@@ -96,7 +97,7 @@ impl Outbox for Frame {
 impl Lines {
     /// No connections.
     pub fn new(tree: Arc<Tree>) -> Lines {
-        let inner = Inner { lines: BTreeMap::new(), touched: Vec::new(), waited: 0 };
+        let inner = Inner { lines: BTreeMap::new(), touched: Vec::new(), waited: 0, guests: 0 };
         Lines { tree, identity: Arc::new(Identity::new(Vec::new())), inner: Mutex::new(inner) }
     }
 
@@ -131,6 +132,13 @@ impl Lines {
         self.inner().lines.keys().copied().collect()
     }
 
+    /// Whether a client of this session is served.
+    pub fn serves(&self, session: i64) -> bool {
+        let is_it =
+            |l: &Line| l.state == State::Serving && l.session.as_ref().is_some_and(|s| s.0.0 == session);
+        self.inner().lines.values().any(is_it)
+    }
+
     /// Requests that had to wait for a write before them, since the last call.
     pub fn take_waited(&self) -> u64 {
         std::mem::take(&mut self.inner().waited)
@@ -139,6 +147,11 @@ impl Lines {
     /// A read had to wait.
     pub fn note_waited(&self) {
         self.inner().waited += 1;
+    }
+
+    /// How many clients a server without a quorum has let in since the last call with sessions of which it knew nothing.
+    pub fn take_guests(&self) -> u64 {
+        std::mem::take(&mut self.inner().guests)
     }
 
     /// What is to leave, and for whom.
@@ -228,15 +241,26 @@ impl Clients for Lines {
         let Some(line) = inner.lines.get_mut(&to.0) else { return };
         inner.touched.push(to.0);
         let response = match outcome {
-            Handshake::Accepted { session, timeout_ms, touch } => {
+            Handshake::Accepted { session, timeout_ms, touch, read_only } => {
+                inner.guests += u64::from(read_only && !touch.is_local());
                 line.session = Some((session, touch));
                 line.state = State::Serving;
-                ConnectResponse { timeout_ms, session, password: password(session), read_only: Some(false) }
+                ConnectResponse {
+                    timeout_ms,
+                    session,
+                    password: password(session),
+                    read_only: Some(read_only),
+                }
             }
-            Handshake::Refused => {
+            Handshake::Refused { read_only } => {
                 line.state = State::Closing;
                 let none = SessionId::NONE;
-                ConnectResponse { timeout_ms: 0, session: none, password: [0; 16], read_only: Some(false) }
+                ConnectResponse {
+                    timeout_ms: 0,
+                    session: none,
+                    password: [0; 16],
+                    read_only: Some(read_only),
+                }
             }
         };
         response.encode_frame(&mut line.out);

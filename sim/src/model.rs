@@ -5,7 +5,7 @@ use crate::op::Op;
 use proto::client::{CreateMode, EventType, MultiResult, WriteReply};
 use proto::{Code, Stat};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A znode.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -34,6 +34,10 @@ pub struct Model {
     pub znodes: BTreeMap<String, Znode>,
     /// Sessions with their time-outs.
     pub sessions: BTreeMap<i64, i32>,
+    /// Sessions that only their servers know: they may do what leaves them owning nothing.
+    pub local: BTreeSet<i64>,
+    /// What an ephemeral of such a session fails with.
+    pub refusal: Code,
     changes: Vec<Change>,
 }
 
@@ -84,7 +88,13 @@ impl Default for Model {
         let mut znodes = BTreeMap::new();
         znodes.insert("/".to_string(), Znode::default());
         znodes.insert("/zookeeper".to_string(), Znode::default());
-        Model { znodes, sessions: BTreeMap::new(), changes: Vec::new() }
+        Model {
+            znodes,
+            sessions: BTreeMap::new(),
+            local: BTreeSet::new(),
+            refusal: Code::SessionExpired,
+            changes: Vec::new(),
+        }
     }
 }
 
@@ -96,6 +106,13 @@ fn parent(path: &str) -> &str {
 }
 
 impl Model {
+    /// The state of the beginning, with these local sessions.
+    pub fn with_local(sessions: impl Iterator<Item = i64>) -> Model {
+        let mut model = Model::default();
+        model.local.extend(sessions);
+        model
+    }
+
     /// Runs one request. The changes that watches hear of are taken by [`Model::take_changes`].
     pub fn execute(&mut self, ask: Ask, op: &Op) -> Answer {
         let done = match op {
@@ -114,8 +131,9 @@ impl Model {
         std::mem::take(&mut self.changes)
     }
 
-    /// A session is opened.
+    /// A session is opened, or known to every server from now on.
     pub fn create_session(&mut self, ask: Ask, timeout_ms: i32) {
+        self.local.remove(&ask.session);
         self.sessions.insert(ask.session, timeout_ms);
     }
 
@@ -144,7 +162,12 @@ impl Model {
 
     fn one(&mut self, ask: Ask, op: &Op) -> Result<Answer, Code> {
         if !self.sessions.contains_key(&ask.session) {
-            return Err(Code::SessionExpired);
+            if !self.local.contains(&ask.session) {
+                return Err(Code::SessionExpired);
+            }
+            if matches!(op, Op::Create { mode, .. } if mode.is_ephemeral()) {
+                return Err(self.refusal);
+            }
         }
         match op {
             Op::Create { path, data, mode, stat } => {

@@ -113,6 +113,15 @@ impl Op {
         matches!(self, Op::Exists { .. } | Op::Get { .. } | Op::Children { .. })
     }
 
+    /// Whether it makes an ephemeral, or would: what makes a local session global where that may be.
+    pub fn wants_ephemeral(&self) -> bool {
+        match self {
+            Op::Multi(ops) => ops.iter().any(Op::wants_ephemeral),
+            Op::Create { mode, .. } => mode.is_ephemeral(),
+            _ => false,
+        }
+    }
+
     /// The whole frame.
     pub fn frame(&self, xid: Xid) -> Vec<u8> {
         let mut out = Vec::with_capacity(96);

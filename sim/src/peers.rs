@@ -212,7 +212,8 @@ impl Server {
             Service::Following => k.hit(Point::Following),
             Service::Observing => k.hit(Point::Observing),
             Service::None if before == Service::Leading => k.hit(Point::LeaderLost),
-            Service::None | Service::ReadOnly => {}
+            Service::ReadOnly => k.hit(Point::ReadOnly),
+            Service::None => {}
         }
         if service == Service::None {
             for conn in self.process().lines.all() {
@@ -222,7 +223,7 @@ impl Server {
                     return;
                 }
             }
-        } else {
+        } else if service != Service::ReadOnly {
             self.blank = false;
         }
     }

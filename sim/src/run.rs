@@ -8,9 +8,11 @@ use crate::fault::{self, Fault, Planned};
 use crate::history::{History, Still};
 use crate::kernel::{Event, Kernel};
 use crate::net::{Net, Port};
+use crate::op::Op;
 use crate::rng::Rng;
-use crate::server::{Rotten, Server, Setting};
+use crate::server::{Process, Rotten, Server, Setting};
 use crate::time::{MS, S, Time, US};
+use node::LocalSessions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use zab::Service;
@@ -123,10 +125,17 @@ impl World {
         let until_chosen = rng.range(2500, 5000);
         let until = job.until_ms.unwrap_or(until_chosen) * MS;
         let near_end = rng.one_in(16) && servers == 1;
+        let tick_ms = *rng.pick(&[40, 80, 120]);
+        // Servers that stand alone have neither of these.
+        let mut of_sessions = Rng::new(job.seed, 6);
+        use LocalSessions::{Off, On, Upgradable};
+        let local = *of_sessions.pick(&[Off, Off, Off, On, Upgradable, Upgradable]);
+        let without_quorum = of_sessions.one_in(3);
+        let ensemble = servers > 1;
         let setting = Arc::new(Setting {
             voters,
             observers,
-            tick_ms: *rng.pick(&[40, 80, 120]),
+            tick_ms,
             segment_len: 64 << 10,
             depth: *rng.pick(&[1, 1, 2, 4]),
             snap_count: *rng.pick(&[6, 20, 60, 200]),
@@ -141,6 +150,8 @@ impl World {
             all_blank: rng.one_in(8),
             write_ns: *rng.pick(&[100, 300, 1000]) * US,
             starved: *rng.pick(&[1, 1, 100, 5000]),
+            local_sessions: if ensemble { local } else { Off },
+            read_only_after_ms: (ensemble && without_quorum).then_some(3 * tick_ms),
         });
         let buffer = if rng.one_in(8) { 128 << 10 } else { 4 << 20 };
         let delay = *rng.pick(&[50, 300, 1000]) * US;
@@ -168,7 +179,10 @@ impl World {
             clients: (0..clients)
                 .map(|id| {
                     let rng = Rng::new(seed, 200 + id as u64);
-                    Client::new(id, servers + id, servers, rng, think, setting.tick_ms)
+                    // One of them waits for a quorum: what others have seen of a server without one may be too new for
+                    // everybody until the next write.
+                    let reads_alone = id > 0 && without_quorum && of_sessions.one_in(2);
+                    Client::new(id, servers + id, servers, reads_alone, rng, think, setting.tick_ms)
                 })
                 .collect(),
             lasting: vec![false; plan.len()],
@@ -246,14 +260,16 @@ impl World {
         let ended = |tree: &engine::Tree| {
             sessions.iter().all(|&s| tree.session_timeout(proto::SessionId(s)).is_none())
         };
-        self.servers.iter().filter_map(|s| s.process.as_ref()).all(|p| ended(&p.tree))
+        let local = |p: &Process| p.node.session_expiry(false).iter().any(|(s, _)| sessions.contains(&s.0));
+        self.servers.iter().filter_map(|s| s.process.as_ref()).all(|p| ended(&p.tree) && !local(p))
     }
 
     /// Whether all servers serve the same state.
     fn all_equal(&self) -> bool {
         let end = self.k.judge.book.committed();
         self.servers.iter().all(|s| {
-            s.process.as_ref().is_some_and(|p| p.service != Service::None && p.tree.applied() >= end)
+            let serves = |s| matches!(s, Service::Leading | Service::Following | Service::Observing);
+            s.process.as_ref().is_some_and(|p| serves(p.service) && p.tree.applied() >= end)
         })
     }
 
@@ -526,6 +542,14 @@ impl World {
         self.healed = true;
     }
 
+    /// Whether a session is served that its server does not know.
+    fn is_detached(&self, session: i64) -> bool {
+        self.servers.iter().filter_map(|s| s.process.as_ref()).any(|p| {
+            let known = |global| p.node.session_expiry(global).iter().any(|(s, _)| s.0 == session);
+            p.lines.serves(session) && !known(true) && !known(false)
+        })
+    }
+
     /// Everything is at rest: histories and states are judged.
     fn judge_end(&mut self, silent: &[i64]) {
         let now = self.k.now;
@@ -533,10 +557,18 @@ impl World {
         // A server that the leader can't reach serves until it notices (syncLimit), and what it hears is not heard. While it
         // stands still it notices nothing.
         let unheard_ms = if self.servers.len() > 1 { 7 * self.setting.tick_ms } else { 0 };
-        let model = match check::check(&self.h, &truth, Expiry { fast: 1101, unheard_ms }) {
-            Ok(model) => model,
+        let expiry = Expiry { fast: 1101, unheard_ms };
+        let judged = match check::check(&self.h, &truth, expiry, self.setting.local_sessions) {
+            Ok(judged) => judged,
             Err(how) => return self.k.judge.condemn(now, "histories are right", how),
         };
+        judged.met.iter().for_each(|&point| self.k.hit(point));
+        for call in self.h.calls.iter().filter(|c| c.op == Op::Close && !judged.global.contains(&c.session)) {
+            if call.reply.as_ref().is_some_and(|r| r.err == 0) {
+                self.k.hit(Point::LocalClosed);
+            }
+        }
+        let model = judged.model;
         for entry in &truth {
             let kind = i32::from_be_bytes(entry.record[28..32].try_into().expect("four bytes"));
             match kind {
@@ -558,6 +590,9 @@ impl World {
         }
         for client in self.clients.iter().filter(|c| c.session().is_some()) {
             let id = client.session().expect("filtered");
+            if !judged.global.contains(&id) && !self.is_detached(id) {
+                continue;
+            }
             if !silent.contains(&id) && !model.sessions.contains_key(&id) {
                 let how = format!("session {id:#x} of a living client has ended");
                 return self.k.judge.condemn(now, "sessions of the living go on", how);

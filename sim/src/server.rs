@@ -12,7 +12,7 @@ use crate::peers::{Election, Link, Receiving, cut};
 use crate::rng::Rng;
 use crate::time::{Clock, MS, Time, US};
 use engine::{Applier, PrepConfig, Tree, TreeConfig};
-use node::{Config, Input, Node, Now};
+use node::{Config, Input, LocalSessions, Node, Now};
 use proto::client::{ConnectRequest, OpCode, RequestHeader, WriteOp};
 use proto::jute::Reader;
 use proto::txn::{DIGEST_VERSION, RecordBatch};
@@ -55,6 +55,10 @@ pub struct Setting {
     pub write_ns: u64,
     /// The preparer of segments gets its turn so many times as late.
     pub starved: u64,
+    /// What becomes of new sessions.
+    pub local_sessions: LocalSessions,
+    /// A server that has looked for a leader for so long serves reads without one.
+    pub read_only_after_ms: Option<u64>,
 }
 
 /// How long a disk is taken for full before it is tried again.
@@ -473,13 +477,14 @@ impl Server {
             container_check_ms: 3 * tick,
             containers_per_minute: 100_000,
             container_never_used_ms: 0,
+            local_sessions: self.setting.local_sessions,
             prep: PrepConfig::default(),
         }
     }
 
     fn ensemble(&self) -> zab::Ensemble {
         let id = |n: usize| ServerId(n as i64 + 1);
-        let Setting { voters, observers, tick_ms, kept_records, .. } = *self.setting;
+        let Setting { voters, observers, tick_ms, kept_records, read_only_after_ms, .. } = *self.setting;
         zab::Ensemble {
             me: id(self.id),
             verifier: zab::Verifier::majority((0..voters).map(id).collect()),
@@ -492,7 +497,7 @@ impl Server {
             config_version: 0,
             election: zab::ElectionTimes::default(),
             kept_records,
-            read_only_mode: false,
+            read_only_after_ms,
         }
     }
 
@@ -615,6 +620,7 @@ impl Server {
         let id = self.id;
         let p = self.process();
         let lines = p.lines.clone();
+        (0..lines.take_guests()).for_each(|_| k.hit(Point::ReadOnlyGuest));
         for Flush { conn, bytes, session, shown, close } in lines.take_flushes() {
             if self.process.is_none() {
                 return;
@@ -946,13 +952,15 @@ impl Server {
         let op = OpCode::from_wire(header.op).expect("clients of the simulation know their operations");
         let log_full = p.log_full;
         let received = now.mono;
-        let ordered = match op {
-            OpCode::Sync => r.string().is_ok() && !log_full,
-            _ => matches!(WriteOp::decode(op, &mut r), Some(Ok(_))) && !log_full,
+        let decodes = match op {
+            OpCode::Sync => r.string().is_ok(),
+            _ => matches!(WriteOp::decode(op, &mut r), Some(Ok(_))),
         };
         let admitted = lines.with(conn, |line| {
             let (session, touch) = line.session.as_ref().expect("it serves");
             touch.touch(now.mono);
+            let needs_log = op != OpCode::CloseSession || !touch.is_local();
+            let ordered = decodes && !(needs_log && log_full);
             let session = *session;
             if ordered {
                 line.gate.admit_ordered(header.xid, header.op, received);
@@ -961,11 +969,11 @@ impl Server {
                 }
             } else if !line.gate.is_open() {
                 line.gate.admit_local(payload, received);
-                return (session, false);
+                return (session, ordered, false);
             }
-            (session, true)
+            (session, ordered, true)
         });
-        let Some((session, at_once)) = admitted else { return };
+        let Some((session, ordered, at_once)) = admitted else { return };
         if !at_once {
             k.hit(Point::ReadWaited);
         } else if !ordered {
@@ -1012,7 +1020,7 @@ impl Server {
             p.service,
             p.tree.applied(),
             self.clock.mono(now).as_ms(),
-            p.node.session_expiry(),
+            p.node.session_expiry(true),
         )
     }
 }

@@ -1,9 +1,10 @@
 //! The simulator itself: it repeats, it passes, and what it checks can fail.
 
+use node::LocalSessions;
 use proto::peer::{AuthIds, Packet};
 use sim::book::{Fact, Judge};
-use sim::check::{Entry, Expiry, check};
-use sim::history::{History, Reply, Seen, Still};
+use sim::check::{Entry, Expiry, Judged};
+use sim::history::{Asker, History, Reply, Seen, Still};
 use sim::op::Op;
 use sim::run::{Job, run};
 use std::sync::Arc;
@@ -16,6 +17,10 @@ fn sent(from: usize, to: usize, link: u64, kind: i32, zxid: proto::Zxid) -> Fact
 }
 
 const EXPIRY: Expiry = Expiry { fast: 1000, unheard_ms: 0 };
+
+fn check(h: &History, truth: &[Entry], expiry: Expiry) -> Result<Judged, String> {
+    sim::check::check(h, truth, expiry, LocalSessions::Off)
+}
 
 #[test]
 fn some_seeds_pass_and_repeat() {
@@ -60,10 +65,17 @@ fn right() -> (History, Vec<Entry>) {
         entry(4, 5, Txn::CloseSession { paths: Some(Vec::new()) }),
     ];
     let mut h = History::new(1);
-    h.seen[0].push(Seen::Connected { session: 5, timeout_ms: 1000, at: 0, resumed: false });
+    h.seen[0].push(Seen::Connected {
+        session: 5,
+        timeout_ms: 1000,
+        at: 1_000_000,
+        resumed: false,
+        read_only: false,
+    });
     let mut model = sim::model::Model::default();
     let ask = |h: &mut History, zxid: i64, xid: i32, op: Op, body: Vec<u8>| {
-        let index = h.send(0, 0, 5, xid, op, xid as u64);
+        let asker = Asker { client: 0, server: 0, session: 5, read_only: false };
+        let index = h.send(asker, xid, op, xid as u64);
         h.reply(index, Reply { at: xid as u64, zxid, err: 0, body });
     };
     use proto::jute::Put;
@@ -139,12 +151,60 @@ fn each_break_of_a_right_history_is_found() {
             h.calls[1].reply.as_mut().unwrap().body = Vec::new();
             h.seen[0].remove(3);
         }),
-        ("never closed", |h, _| h.seen[0].push(Seen::Refused { session: 7, at: 0 })),
+        ("never closed", |h, _| h.seen[0].push(Seen::Refused { session: 7, at: 0, read_only: false })),
     ];
     for (word, change) in breaks {
         let (mut h, mut truth) = right();
         change(&mut h, &mut truth);
         let verdict = check(&h, &truth, EXPIRY).map(drop);
+        let how = verdict.expect_err(word);
+        assert!(how.contains(word), "{word}: {how}");
+    }
+}
+
+/// The same of a local session: no txn opens it, and none ends it.
+fn right_local() -> (History, Vec<Entry>) {
+    let (h, mut truth) = right();
+    truth.retain(|e| e.zxid == 2 || e.zxid == 3);
+    (h, truth)
+}
+
+#[test]
+fn each_break_of_a_right_local_session_is_found() {
+    use LocalSessions::{Off, On, Upgradable};
+    for local in [On, Upgradable] {
+        let (h, truth) = right_local();
+        sim::check::check(&h, &truth, EXPIRY, local).expect("nothing is wrong with it");
+    }
+    let opened = right().1.remove(0);
+    type Change<'a> = &'a dyn Fn(&mut History, &mut Vec<Entry>);
+    let late = |t: &mut Vec<Entry>| t.insert(0, Entry { at: 2_000_000, ..opened.clone() });
+    let breaks: &[(LocalSessions, &str, Change<'_>)] = &[
+        (Off, "was opened Local", &|_, _| ()),
+        (On, "was opened Global", &|_, t| t.insert(0, opened.clone())),
+        (On, "became global", &|_, t| late(t)),
+        (Upgradable, "nobody asked for it", &|_, t| late(t)),
+        (On, "was asked of a server without a quorum", &|h, _| {
+            let Seen::Connected { read_only, .. } = &mut h.seen[0][0] else { unreachable!() };
+            *read_only = true;
+        }),
+        (On, "was asked of a server without a quorum", &|h, _| h.calls[0].read_only = true),
+        (On, "needs no log", &|h, _| {
+            h.calls[4].reply.as_mut().unwrap().err = proto::Code::NotReadOnly.wire()
+        }),
+        (On, "is lost", &|h, t| {
+            t.pop();
+            h.calls[3].reply = None;
+            h.seen[0].truncate(4);
+        }),
+        (On, "was never closed", &|h, _| {
+            h.seen[0].push(Seen::Refused { session: 7, at: 0, read_only: false })
+        }),
+    ];
+    for (local, word, change) in breaks {
+        let (mut h, mut truth) = right_local();
+        change(&mut h, &mut truth);
+        let verdict = sim::check::check(&h, &truth, EXPIRY, *local).map(drop);
         let how = verdict.expect_err(word);
         assert!(how.contains(word), "{word}: {how}");
     }

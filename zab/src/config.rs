@@ -32,8 +32,9 @@ pub struct Ensemble {
     pub election: ElectionTimes,
     /// Committed records that are kept in memory for learners that come back (`zookeeper.commitLogCount`).
     pub kept_records: usize,
-    /// Reads are served while there is no leader (`readonlymode.enabled`).
-    pub read_only_mode: bool,
+    /// For so many ms a server looks for a leader before it serves reads without one; `None`: for ever
+    /// (`readonlymode.enabled=false`).
+    pub read_only_after_ms: Option<u64>,
 }
 
 /// The waits of the election, in ms, with Apache's defaults.

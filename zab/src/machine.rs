@@ -152,7 +152,7 @@ impl Zab {
             config_version: 0,
             election: Default::default(),
             kept_records: 0,
-            read_only_mode: false,
+            read_only_after_ms: None,
         };
         let epochs = DurableEpochs::of_log(durable);
         let mut zab = Zab::with(config, epochs, false, History::new(durable, Vec::new(), 0), Instant(0));
@@ -730,11 +730,10 @@ impl Zab {
         self.common.config.tick_ms * u64::from(self.common.config.init_limit)
     }
 
-    /// When reads are served without a leader.
+    /// When reads are served without a leader: never from a blank server, which would show an empty tree.
     fn read_only_at(&self) -> Option<Instant> {
-        let c = &self.common.config;
-        (c.read_only_mode && self.service == Service::None)
-            .then(|| self.looking_since.plus_ms(c.tick_ms.max(limits::READ_ONLY_AFTER_MS)))
+        let after_ms = self.common.config.read_only_after_ms?;
+        (!self.common.blank && self.service == Service::None).then(|| self.looking_since.plus_ms(after_ms))
     }
 
     fn set_service(&mut self, service: Service) {

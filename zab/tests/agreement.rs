@@ -133,7 +133,7 @@ impl Run {
             config_version: 0,
             election: Default::default(),
             kept_records: 500,
-            read_only_mode: false,
+            read_only_after_ms: None,
         };
         let accepted = accepted.unwrap_or(current);
         let recovered =

@@ -80,7 +80,7 @@ impl Run {
             config_version: 0,
             election: Default::default(),
             kept_records: 500,
-            read_only_mode: false,
+            read_only_after_ms: None,
         };
         let recovered = Recovered {
             epochs: DurableEpochs::from_completed_write(Epoch(epoch), Epoch(epoch)),

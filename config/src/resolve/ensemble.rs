@@ -36,6 +36,12 @@ impl Resolver {
         let hello_timeout_ms = u32::try_from(self.int(row("quorumCnxnTimeoutMs"))).ok().filter(|&ms| ms > 0);
         let bind_retries = Some(self.u32("electionPortBindRetry")).filter(|&n| n > 0);
         let kept_records = self.u32("commitLogCount");
+        let local_sessions =
+            match ["localSessionsEnabled", "localSessionsUpgradingEnabled"].map(|k| self.flag(row(k))) {
+                [false, _] => LocalSessions::Off,
+                [true, false] => LocalSessions::On,
+                [true, true] => LocalSessions::Upgradable,
+            };
 
         let my_line = my_id.and_then(|id| lines.members.get(&id)).and_then(|m| m.client.clone());
         let voters = lines.members.values().filter(|m| m.role == Role::Participant).count();
@@ -143,6 +149,7 @@ impl Resolver {
             bind_retries,
             resend_ms: (resend_ms[0], resend_ms[1].max(resend_ms[0])),
             kept_records,
+            local_sessions,
         };
         (Some(Membership::Ensemble(Box::new(ensemble))), my_line)
     }

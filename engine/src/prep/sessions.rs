@@ -1,5 +1,6 @@
 //! Sessions as the next request will see them.
 
+use super::Standing;
 use super::outstanding::Outstanding;
 use crate::Tree;
 use proto::{Code, SessionId, Zxid};
@@ -28,6 +29,34 @@ struct Session {
     last_ephemeral: Zxid,
 }
 
+/// A session that may ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Open {
+    Replicated(ReplicatedSession),
+    Local { ephemeral: Code },
+}
+
+/// A session that the replicated state has: only [`Sessions::check`] makes one, and only one can own an ephemeral.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplicatedSession(SessionId);
+
+impl Open {
+    /// The session as the owner of an ephemeral.
+    pub fn as_owner(self) -> Result<ReplicatedSession, Code> {
+        match self {
+            Open::Replicated(session) => Ok(session),
+            Open::Local { ephemeral } => Err(ephemeral),
+        }
+    }
+}
+
+impl ReplicatedSession {
+    /// Its id.
+    pub fn id(self) -> SessionId {
+        self.0
+    }
+}
+
 /// The bytes that a path takes in a closing txn.
 pub(super) fn listed_len(path: &str) -> usize {
     4 + path.len()
@@ -35,15 +64,16 @@ pub(super) fn listed_len(path: &str) -> usize {
 
 impl Sessions {
     /// The session is open.
-    pub fn check(&mut self, tree: &Tree, id: SessionId) -> Result<(), Code> {
-        match self.known.get(&id) {
-            Some(Session { closing: None, .. }) => Ok(()),
-            Some(_) => Err(Code::SessionExpired),
-            None if tree.session_timeout(id).is_some() => {
+    pub fn check(&mut self, tree: &Tree, id: SessionId, standing: Standing) -> Result<Open, Code> {
+        match (self.known.get(&id), standing) {
+            (Some(Session { closing: None, .. }), _) => Ok(Open::Replicated(ReplicatedSession(id))),
+            (Some(_), _) => Err(Code::SessionExpired),
+            (None, _) if tree.session_timeout(id).is_some() => {
                 self.known.insert(id, Session::default());
-                Ok(())
+                Ok(Open::Replicated(ReplicatedSession(id)))
             }
-            None => Err(Code::SessionExpired),
+            (None, Standing::Vouched { ephemeral }) => Ok(Open::Local { ephemeral }),
+            (None, Standing::Replicated) => Err(Code::SessionExpired),
         }
     }
 
@@ -82,7 +112,7 @@ impl Sessions {
     }
 
     /// `zxid` makes `path` an ephemeral of the session, whose bytes have been asked for.
-    pub fn gained(&mut self, id: SessionId, path: &str, zxid: Zxid) {
+    pub fn gained(&mut self, ReplicatedSession(id): ReplicatedSession, path: &str, zxid: Zxid) {
         let session = self.known.entry(id).or_default();
         self.undo.push((id, *session));
         session.ephemeral_bytes = session.ephemeral_bytes.map(|n| n + listed_len(path));

@@ -142,6 +142,11 @@ impl Applier {
         Ok(())
     }
 
+    /// Whether the tree is of one moment: none was imported, or everything that its walk can have seen is applied.
+    pub fn is_settled(&self) -> bool {
+        self.fuzzy.is_none()
+    }
+
     /// The tree that was imported is exact now: everything that its walk can have seen is applied.
     pub fn settle(&mut self) {
         self.fuzzy = None;

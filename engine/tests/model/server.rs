@@ -1,7 +1,9 @@
 //! A tree, its applier and its prepare, driven record by record.
 
 use crate::plain::Reply;
-use engine::{Applier, Asker, Audience, Identity, Outbox, Prep, PrepConfig, PrepRequest, Tree, TreeConfig};
+use engine::{
+    Applier, Asker, Audience, Identity, Outbox, Prep, PrepConfig, PrepRequest, Standing, Tree, TreeConfig,
+};
 use proto::acl::Id;
 use proto::client::{ReadOp, ReplyHeader, WriteOp, WriteReply};
 use proto::jute::Reader;
@@ -61,6 +63,7 @@ impl Server {
         let mut batch = RecordBatch::new();
         let request = PrepRequest {
             session: SessionId(session),
+            standing: Standing::Replicated,
             cxid: Xid(7),
             time: WallMs(self.time),
             identity: &identity(ids),

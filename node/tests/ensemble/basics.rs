@@ -214,7 +214,7 @@ fn the_end_of_a_session_is_told_when_it_is_committed() {
     w.run(20);
     w.hang_up(c);
     let (near, far) = ((leader + 1) % 5, (2..5).map(|n| (leader + n) % 5).collect::<Vec<_>>());
-    let ends = |w: &World| w.up(leader).node.session_expiry()[0].1;
+    let ends = |w: &World| w.up(leader).node.session_expiry(true)[0].1;
     w.until(1_000, "nearly its end", |w| w.now.as_ms() + 3 >= ends(w));
     far.iter().for_each(|&s| w.cut(leader, s));
     let proposed = |w: &World| w.up(leader).node.proposed();

@@ -3,5 +3,7 @@
 //! nothing is shown that is not durable.
 
 mod basics;
+mod local;
 mod random;
+mod read_only;
 mod world;

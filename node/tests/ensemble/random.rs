@@ -2,9 +2,9 @@
 //! acknowledged is there, on every server.
 
 use crate::world::*;
-use node::Service;
+use node::{LocalSessions, Service};
 use proto::client::OpCode;
-use proto::{ConnId, SessionId, Zxid};
+use proto::{Code, ConnId, SessionId, Zxid};
 use std::collections::{BTreeMap, BTreeSet};
 
 struct Client {
@@ -22,6 +22,8 @@ struct Run {
     there: BTreeSet<String>,
     serial: u64,
     servers: usize,
+    /// Writes that a read-only server has refused.
+    refused: usize,
 }
 
 impl Run {
@@ -37,10 +39,20 @@ impl Run {
             s.disk_us = [100, 300, 3_000][w.dice.roll(3) as usize];
         }
         w.epoch_end = (w.dice.roll(4) == 0).then_some(40);
+        w.read_only_mode = w.dice.roll(2) == 0;
+        use LocalSessions::{Off, On, Upgradable};
+        w.local_sessions = vec![[Off, Off, On, Upgradable][w.dice.roll(4) as usize]; servers];
         w.start_all();
         let client =
             || Client { conn: None, session: None, seen: Zxid::ZERO, waiting: BTreeMap::new(), next: 1 };
-        Run { w, clients: (0..4).map(|_| client()).collect(), there: BTreeSet::new(), serial: 0, servers }
+        Run {
+            w,
+            clients: (0..4).map(|_| client()).collect(),
+            there: BTreeSet::new(),
+            serial: 0,
+            servers,
+            refused: 0,
+        }
     }
 
     fn act(&mut self, n: usize) {
@@ -48,16 +60,23 @@ impl Run {
         let what = self.w.dice.roll(10);
         let c = &mut self.clients[n];
         let Some(conn) = c.conn else {
+            let session = c.session.unwrap_or(SessionId::NONE);
             if self.w.is_serving(s) {
-                let session = c.session.unwrap_or(SessionId::NONE);
                 c.conn = Some(self.w.dial(s, session, 5_000, c.seen));
+            } else if self.w.is_read_only(s) {
+                c.conn = Some(self.w.dial_as(s, session, 5_000, c.seen, Some(what > 2)));
             }
             return;
         };
         for seen in self.w.seen(conn) {
             match seen {
-                Seen::Connected(session) => c.session = Some(session),
+                Seen::Connected(session) | Seen::ConnectedReadOnly(session) => c.session = Some(session),
                 Seen::Refused => (c.session, c.conn) = (None, None),
+                // A server that was started without a quorum shows what may still be dropped.
+                Seen::Reply { xid, result: Err(Code::NotReadOnly), .. } => {
+                    c.waiting.remove(&xid).expect("it was asked");
+                    self.refused += 1;
+                }
                 Seen::Reply { xid, zxid, result } => {
                     let path = c.waiting.remove(&xid).expect("it was asked");
                     assert!(zxid >= c.seen, "a session never goes back");
@@ -89,8 +108,9 @@ impl Run {
         } else {
             self.serial += 1;
             let path = format!("/{}", self.serial);
-            if self.w.write(conn, xid, OpCode::Create, &create(&path, 0)) {
-                c.waiting.insert(xid, path);
+            let ephemeral = self.w.dice.roll(8) == 0;
+            if self.w.write(conn, xid, OpCode::Create, &create(&path, ephemeral.into())) {
+                c.waiting.insert(xid, if ephemeral { String::new() } else { path });
             }
         }
     }
@@ -98,7 +118,7 @@ impl Run {
     fn fault(&mut self) {
         let s = self.w.dice.roll(self.servers as u64) as usize;
         let other = self.w.dice.roll(self.servers as u64) as usize;
-        match self.w.dice.roll(15) {
+        match self.w.dice.roll(16) {
             0..=2 => self.w.crash(s),
             3 => {
                 if let Some(leader) = self.w.leader() {
@@ -120,6 +140,8 @@ impl Run {
                 }
             }
             12 | 13 => self.w.compact(s),
+            // Who has no quorum becomes read-only, where that is allowed.
+            14 => self.w.run(2_500),
             _ => {
                 for s in 0..self.servers {
                     if self.w.servers[s].up.is_none() {
@@ -168,7 +190,7 @@ fn whatever_happens_nothing_that_was_acknowledged_is_lost() {
     let first = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let mut packets = BTreeMap::new();
     let mut notes = BTreeMap::new();
-    let mut there = 0;
+    let (mut there, mut refused) = (0, 0);
     for seed in first..first + seeds {
         let mut run = Run::new(seed);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.all()));
@@ -183,9 +205,11 @@ fn whatever_happens_nothing_that_was_acknowledged_is_lost() {
             *notes.entry(what).or_insert(0) += n;
         }
         there += run.there.len();
+        refused += run.refused;
     }
     eprintln!("{there} writes, packets {packets:?}, notes {notes:#?}");
     if seeds >= 60 {
+        assert!(refused > 0, "no write came to a read-only server");
         use proto::peer::kind::*;
         for kind in [
             REQUEST,

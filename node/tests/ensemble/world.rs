@@ -3,8 +3,8 @@
 use engine::{Applier, Audience, Identity, Importer, PrepConfig, Tree, TreeConfig, WalkKind};
 use node::gate::Gate;
 use node::sessions::Touch;
-use node::{Clients, CloseReason, Config, Handshake, Input, Node, Now, Output, Service};
-use proto::client::{ConnectRequest, OpCode, WriteReply};
+use node::{Clients, CloseReason, Config, Handshake, Input, LocalSessions, Node, Now, Output, Service};
+use proto::client::{ConnectRequest, MultiResult, OpCode, WriteReply};
 use proto::jute::{Put, Reader};
 use proto::peer::{AuthIds, FromLeader, FromLearner, Notification, Packet};
 use proto::session::password;
@@ -34,6 +34,8 @@ impl Dice {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
     Connected(SessionId),
+    /// By a read-only server.
+    ConnectedReadOnly(SessionId),
     Refused,
     Reply {
         xid: i32,
@@ -82,6 +84,7 @@ impl Clients for Lines {
             let result = match reply {
                 WriteReply::Error(code) => Err(*code),
                 WriteReply::Path(path) | WriteReply::PathStat(path, _) => Ok(path.to_string()),
+                WriteReply::Multi(results) => Ok(results.iter().map(code_of).collect::<Vec<_>>().join(" ")),
                 _ => Ok(String::new()),
             };
             line.seen.push(Seen::Reply { xid: xid.0, zxid, result });
@@ -94,11 +97,11 @@ impl Clients for Lines {
                 return;
             }
             line.seen.push(match outcome {
-                Handshake::Accepted { session, touch, .. } => {
+                Handshake::Accepted { session, touch, read_only, .. } => {
                     line.session = Some((session, touch));
-                    Seen::Connected(session)
+                    if read_only { Seen::ConnectedReadOnly(session) } else { Seen::Connected(session) }
                 }
-                Handshake::Refused => Seen::Refused,
+                Handshake::Refused { .. } => Seen::Refused,
             });
         });
     }
@@ -275,6 +278,10 @@ pub struct World {
     pub packets: BTreeMap<i32, usize>,
     pub trace: bool,
     kept_records: usize,
+    /// `readonlymode.enabled` on all of them.
+    pub read_only_mode: bool,
+    /// By server.
+    pub local_sessions: Vec<LocalSessions>,
     /// Reigns end at this counter.
     pub epoch_end: Option<u32>,
 }
@@ -283,7 +290,7 @@ pub fn id(server: usize) -> ServerId {
     ServerId(server as i64 + 1)
 }
 
-fn config(server: usize) -> Config {
+fn config(server: usize, local_sessions: LocalSessions) -> Config {
     Config {
         me: id(server),
         tick_ms: TICK_MS,
@@ -291,6 +298,7 @@ fn config(server: usize) -> Config {
         container_check_ms: 60_000,
         containers_per_minute: 10_000,
         container_never_used_ms: 0,
+        local_sessions,
         prep: PrepConfig::default(),
     }
 }
@@ -325,6 +333,8 @@ impl World {
             packets: BTreeMap::new(),
             trace: std::env::var_os("TRACE").is_some(),
             kept_records: 5,
+            read_only_mode: false,
+            local_sessions: vec![LocalSessions::Off; servers],
             epoch_end: None,
         }
     }
@@ -347,7 +357,7 @@ impl World {
             config_version: 0,
             election: Default::default(),
             kept_records: self.kept_records,
-            read_only_mode: false,
+            read_only_after_ms: self.read_only_mode.then_some(zab::limits::READ_ONLY_AFTER_MS),
         };
         let server = &mut self.servers[s];
         assert!(server.up.is_none());
@@ -364,7 +374,15 @@ impl World {
         let recovered =
             Recovered { epochs: disk.epochs(), joined: disk.joined, recent: vec![Arc::new(recent)] };
         let now = Now { mono: self.now, wall };
-        let mut node = Node::join(config(s), ensemble, recovered, disk.durable(), tree.clone(), applier, now);
+        let mut node = Node::join(
+            config(s, self.local_sessions[s]),
+            ensemble,
+            recovered,
+            disk.durable(),
+            tree.clone(),
+            applier,
+            now,
+        );
         if let Some(counter) = self.epoch_end {
             node.end_epochs_at(counter);
         }
@@ -961,6 +979,10 @@ impl World {
         self.servers[s].up.as_ref().is_some_and(|u| !matches!(u.serving, Service::None | Service::ReadOnly))
     }
 
+    pub fn is_read_only(&self, s: usize) -> bool {
+        self.servers[s].up.as_ref().is_some_and(|u| u.serving == Service::ReadOnly)
+    }
+
     pub fn all_serve(&self) -> bool {
         (0..self.servers.len()).all(|s| self.is_serving(s))
     }
@@ -975,6 +997,17 @@ impl World {
     // Clients.
 
     pub fn dial(&mut self, s: usize, session: SessionId, timeout_ms: i32, seen: Zxid) -> ConnId {
+        self.dial_as(s, session, timeout_ms, seen, None)
+    }
+
+    pub fn dial_as(
+        &mut self,
+        s: usize,
+        session: SessionId,
+        timeout_ms: i32,
+        seen: Zxid,
+        read_only: Option<bool>,
+    ) -> ConnId {
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
         self.homes.insert(conn, (s, self.servers[s].life));
@@ -984,7 +1017,7 @@ impl World {
             timeout_ms,
             session,
             password: &word,
-            read_only: None,
+            read_only,
         };
         self.step(s, Input::Connect { conn, request });
         conn
@@ -1016,7 +1049,9 @@ impl World {
     pub fn seen(&mut self, conn: ConnId) -> Vec<Seen> {
         let seen = self.lines_of(conn).on(conn, |l| std::mem::take(&mut l.seen));
         for s in &seen {
-            if let Seen::Reply { zxid, .. } = s {
+            if let Seen::Reply { zxid, result, .. } = s
+                && *result != Err(Code::NotReadOnly)
+            {
                 self.acked.insert(*zxid);
             }
         }
@@ -1097,6 +1132,13 @@ impl World {
     }
 }
 
+fn code_of(result: &MultiResult) -> String {
+    match result {
+        MultiResult::Error(code) => code.to_string(),
+        _ => "ok".to_string(),
+    }
+}
+
 /// Builds the tree of `applier` again, in place.
 fn rebuild(disk: &Disk, applier: &mut Applier) {
     match &disk.snapshot {
@@ -1120,5 +1162,16 @@ pub fn create(path: &str, flags: i32) -> Vec<u8> {
     out.put_buffer(Some(b"x"));
     out.extend_from_slice(proto::acl::OPEN.as_bytes());
     out.put_i32(flags);
+    out
+}
+
+/// A multi of operations and their bodies.
+pub fn multi(ops: &[(OpCode, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (op, body) in ops {
+        proto::client::put_multi_header(&mut out, op.wire(), -1);
+        out.extend_from_slice(body);
+    }
+    proto::client::put_multi_end(&mut out);
     out
 }

@@ -3,7 +3,7 @@
 use engine::{Applier, Asker, Audience, Identity, Outbox, PrepConfig, Tree, TreeConfig};
 use node::gate::Gate;
 use node::sessions::Touch;
-use node::{Clients, CloseReason, Config, Handshake, Input, Node, Now, Output};
+use node::{Clients, CloseReason, Config, Handshake, Input, LocalSessions, Node, Now, Output};
 use proto::client::{ConnectRequest, OpCode, ReadOp, ReplyHeader, RequestHeader, WriteReply};
 use proto::jute::{Put, Reader};
 use proto::session::password;
@@ -112,11 +112,11 @@ impl Clients for Lines {
     fn connected(&self, conn: ConnId, outcome: Handshake) {
         self.on(conn, |line| {
             line.seen.push(match outcome {
-                Handshake::Accepted { session, timeout_ms, touch } => {
+                Handshake::Accepted { session, timeout_ms, touch, .. } => {
                     line.session = Some((session, touch));
                     Seen::Connected { session, timeout_ms }
                 }
-                Handshake::Refused => Seen::Refused,
+                Handshake::Refused { .. } => Seen::Refused,
             });
         });
     }
@@ -152,6 +152,7 @@ pub fn config() -> Config {
         container_check_ms: 60_000,
         containers_per_minute: 10_000,
         container_never_used_ms: 0,
+        local_sessions: LocalSessions::Off,
         prep: PrepConfig::default(),
     }
 }

@@ -279,12 +279,7 @@ fn warnings(core: &Core, process: &Process) -> Vec<String> {
             core.tree.digest_mismatches()
         ));
     }
-    if !core.is_serving() {
-        out.push(
-            "no client is served: there is no quorum with a leader, or this server is not synchronised yet"
-                .to_owned(),
-        );
-    }
+    out.extend(core.unready().map(str::to_owned));
     let slow = core.stats.get(Counter::SlowSyncs);
     if slow > 0 {
         out.push(format!("durable writes over fsync.warningthresholdms: {slow}; is the disk shared?"));

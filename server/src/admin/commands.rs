@@ -91,7 +91,7 @@ const COMMANDS: [Command; 29] = [
         run: Run::Always(|shared, _, out| out.put("initial_configuration", shared.configuration.as_str())),
     },
     get(&["is_read_only", "isro"], |core, out| {
-        out.put("read_only", core.service() == Some(node::Service::ReadOnly));
+        out.put("read_only", core.is_read_only());
     }),
     get(&["last_snapshot", "lsnp"], |core, out| {
         let last = core.log.last_snapshot();
@@ -371,7 +371,14 @@ fn connection(c: &Conn, brief: bool) -> Json {
 
 fn dump(core: &Core, out: &mut Json) {
     let mut by_time: Vec<(String, Json)> = Vec::new();
-    for set in core.with_node(|n| n.session_expiry()).chunk_by(|a, b| a.1 == b.1) {
+    // Those that this server would end, if it leads or runs alone; ZooKeeper's learners list none.
+    let ends = matches!(core.service(), None | Some(node::Service::Leading));
+    let mut expiry = if ends { core.with_node(|n| n.session_expiry(true)) } else { Vec::new() };
+    if ends {
+        expiry.extend(core.with_node(|n| n.session_expiry(false)));
+        expiry.sort_unstable_by_key(|&(id, at)| (at, id.0));
+    }
+    for set in expiry.chunk_by(|a, b| a.1 == b.1) {
         let ids: Vec<i64> = set.iter().map(|(id, _)| id.0).collect();
         by_time.push((core.clock().wall_of(set[0].1).to_string(), ids.into()));
     }
@@ -393,7 +400,7 @@ fn server_stats(core: &Core, out: &mut Json) {
         "max_buffer_size": sizes.max,
     });
     out.put("version", format!("{}, built on {}", version::FULL_NUMBER, version::BUILT));
-    out.put("read_only", core.service() == Some(node::Service::ReadOnly));
+    out.put("read_only", core.is_read_only());
     out.put(
         "server_stats",
         json!({

@@ -18,13 +18,18 @@ fn ensemble(core: &Core) -> Option<&Ensemble> {
     }
 }
 
+/// The ensemble that this server takes part in now: to these commands a read-only server is one that stands alone, as Apache's.
+fn taking_part(core: &Core) -> Option<&Ensemble> {
+    ensemble(core).filter(|_| !core.is_read_only())
+}
+
 fn is_leader(core: &Core) -> bool {
     core.service() == Some(Service::Leading)
 }
 
 /// The command `leader`.
 pub fn leader(core: &Core, out: &mut Json) {
-    let Some(e) = ensemble(core) else { return out.put("error", "server is not initialized") };
+    let Some(e) = taking_part(core) else { return out.put("error", "server is not initialized") };
     let leader = core.with_node(|n| n.zab().leader());
     out.put("is_leader", is_leader(core));
     out.put("leader_id", leader.map_or(-1, |id| id.0));
@@ -34,7 +39,8 @@ pub fn leader(core: &Core, out: &mut Json) {
 
 /// The command `voting_view`.
 pub fn voting_view(core: &Core, out: &mut Json) {
-    let views = ensemble(core).into_iter().flat_map(|e| e.voters().map(|m| (m.id.0.to_string(), view(m))));
+    let voters = taking_part(core).into_iter().flat_map(Ensemble::voters);
+    let views = voters.map(|m| (m.id.0.to_string(), view(m)));
     out.put("current_config", Json::Map(views.collect()));
 }
 
@@ -91,7 +97,7 @@ fn view(m: &Member) -> Json {
 
 /// The command `zabstate`.
 pub fn zab_state(core: Option<&Core>, out: &mut Json) {
-    let Some((core, e)) = core.and_then(|c| Some((c, ensemble(c)?))) else {
+    let Some((core, e)) = core.and_then(|c| Some((c, taking_part(c)?))) else {
         out.put("voting", false);
         out.put("zabstate", "");
         return;
@@ -126,7 +132,7 @@ pub fn members(core: &Core) -> Json {
         let here = m.id == e.my_id;
         let learner = learners.iter().find(|(id, ..)| *id == Some(m.id));
         let (role, ok) = match (here, learner) {
-            (true, _) => (mode(core).to_owned(), core.is_serving()),
+            (true, _) => (mode(core).to_owned(), core.unready().is_none()),
             _ if leader == Some(m.id) => ("leader".to_owned(), true),
             (false, Some((_, _, synced))) => {
                 (format!("{}{}", m.role, if *synced { "" } else { ", synchronising" }), *synced)
