@@ -133,40 +133,22 @@ pub fn plant_config(applier: &mut Applier, ensemble: &Ensemble, now: WallMs) {
     applier.set_config(ensemble.config_text().as_bytes(), ensemble.version as i64, now, &Nobody);
 }
 
-/// Cuts log and snapshots behind `after`. If there is a snapshot of just that state, the log begins anew behind it;
-/// if what is left does not reach back to a snapshot, everything goes, since only a whole copy of another server's state can
-/// help then. Returns where the log ends.
-///
-/// | crash | what the next start finds |
-/// |---|---|
-/// | before the first write of the superblock | nothing has happened |
-/// | before the second | the cut is asked for: [`finish_cut`] does all of it again, whatever was done |
+/// Cuts log and snapshots behind `after`: see [`wal::cut`].
 pub fn cut(
     appender: &mut Appender,
     superblock: &mut Superblock,
     catalogue: &mut Catalogue,
     after: Zxid,
 ) -> Result<Durable, Failure> {
-    let stuck = |e: snapshot::Error| {
-        Failure::DataDir(format!("snapshots that were cut off can't be removed: {}", with_causes(&e)))
-    };
-    superblock.begin_cut(after)?;
-    let gone = catalogue.truncated(after).map_err(stuck)?;
-    if !gone.is_empty() {
-        tracing::info!(%after, snapshots = gone.join(" "), "removed: they reach further than the history that holds");
-    }
-    let newest = catalogue.entries().first().map(|e| (e.start(), e.end()));
-    let durable = match newest {
-        Some((start, end)) if start == after && end == after => appender.begin_anew(after, superblock)?,
-        Some((start, _)) if start >= appender.base() => appender.truncate_after(after, superblock)?,
-        _ if appender.base() == Zxid::ZERO => appender.truncate_after(after, superblock)?,
-        _ => {
-            catalogue.truncated(Zxid::ZERO).map_err(stuck)?;
-            appender.begin_anew(Zxid::ZERO, superblock)?
+    wal::cut(appender, superblock, after, |upto| {
+        let gone = catalogue.truncated(upto).map_err(|e| {
+            Failure::DataDir(format!("snapshots that were cut off can't be removed: {}", with_causes(&e)))
+        })?;
+        if !gone.is_empty() {
+            tracing::info!(%upto, snapshots = gone.join(" "), "removed: they reach further than the history that holds");
         }
-    };
-    superblock.end_cut()?;
-    Ok(durable)
+        Ok(catalogue.entries().first().map(|e| (e.start(), e.end())))
+    })
 }
 
 /// Finishes a cut that a crash has interrupted, before anything is read.
@@ -259,6 +241,7 @@ mod tests {
         let disk = Disk::new();
         let identity = Identity { server: ServerId(1), cluster: CLUSTER };
         let mut superblock = Superblock::create(&*disk.dir("data"), identity, 5).unwrap();
+        superblock.set_joined().unwrap();
         let recovery = Recovery::open(disk.dir("log"), &superblock, config()).unwrap();
         let mut log = recovery.finish(&mut superblock, Zxid::ZERO).unwrap();
         let (tree, mut applier) = engine::new(engine::TreeConfig::default());
@@ -340,14 +323,17 @@ mod tests {
             let end = if wanted.is_empty() { Zxid::ZERO } else { z(after) };
             assert_eq!(durable.upto(), end, "base {base:?}, cut behind {after}");
             let (there, applied) = start(&disk);
-            if wanted.is_empty() && !there.is_empty() {
-                panic!("base {base:?}: {there:?} is left");
-            }
+            assert_eq!(may_vote(&disk), !wanted.is_empty(), "base {base:?}, cut behind {after}");
             assert_eq!((there, applied), (wanted, end), "base {base:?}, cut behind {after}");
         }
     }
 
-    /// A failure at each operation of the disk, then a power cut: all of the history before the cut, or all that it leaves.
+    fn may_vote(disk: &Disk) -> bool {
+        Superblock::open(&*disk.dir("data")).unwrap().unwrap().contents().joined
+    }
+
+    /// A failure at each operation of the disk, then a power cut: all of the history before the cut, or all that it leaves; and
+    /// who has lost its history does not vote as if it had one.
     #[test]
     fn a_crash_leaves_all_of_a_cut_or_nothing_of_it() {
         for (base, after) in [(None, 9), (None, 8), (None, 5), (Some(3), 5), (Some(8), 5)] {
@@ -365,6 +351,7 @@ mod tests {
                 drop(log);
                 let disk = disk.crash(&mut |_| operation % 2 == 0);
                 let (there, applied) = start(&disk);
+                assert_eq!(may_vote(&disk), !there.is_empty(), "base {base:?}, failure at {operation}");
                 if there == whole && applied == z(10) {
                     before += 1;
                     assert!(!done, "a cut that was reported is gone: base {base:?}, behind {after}");

@@ -734,6 +734,8 @@ impl Server {
         let p = self.process();
         let durable = cut(&mut p.appender, &mut p.superblock, &mut p.catalogue, after)?;
         let base = p.appender.base();
+        let is_blank = !p.superblock.contents().joined;
+        self.blank |= is_blank;
         if base == durable.upto() {
             k.fact(&Fact::Anew { server: id, base });
         } else {
@@ -821,27 +823,17 @@ fn copy(
     }
 }
 
-/// Cuts log and snapshots behind `after`: the order of `falconerd` (`server::disk::cut`).
+/// Cuts log and snapshots behind `after`, as `falconerd` does.
 pub(crate) fn cut(
     appender: &mut Appender,
     superblock: &mut Superblock,
     catalogue: &mut Catalogue,
     after: Zxid,
 ) -> Result<Durable, Refusal> {
-    superblock.begin_cut(after)?;
-    catalogue.truncated(after)?;
-    let newest = catalogue.entries().first().map(|e| (e.start(), e.end()));
-    let durable = match newest {
-        Some((start, end)) if start == after && end == after => appender.begin_anew(after, superblock)?,
-        Some((start, _)) if start >= appender.base() => appender.truncate_after(after, superblock)?,
-        _ if appender.base() == Zxid::ZERO => appender.truncate_after(after, superblock)?,
-        _ => {
-            catalogue.truncated(Zxid::ZERO)?;
-            appender.begin_anew(Zxid::ZERO, superblock)?
-        }
-    };
-    superblock.end_cut()?;
-    Ok(durable)
+    wal::cut(appender, superblock, after, |upto| {
+        catalogue.truncated(upto)?;
+        Ok(catalogue.entries().first().map(|e| (e.start(), e.end())))
+    })
 }
 
 impl Process {

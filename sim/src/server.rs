@@ -97,7 +97,7 @@ pub struct Server {
     pub packets_left: Option<u64>,
     /// It is to die now.
     pub(crate) doomed: bool,
-    /// Its disk was wiped, or it was begun without a history, and it has not served since.
+    /// Its disk was wiped, its history was cut off whole, or it was begun without one, and it has not served since.
     pub blank: bool,
     pub(crate) rng: Rng,
 }
@@ -332,6 +332,7 @@ impl Server {
             let recovery = Recovery::open(log_dir.clone(), &superblock, config)?;
             let mut log = recovery.finish(&mut superblock, Zxid::ZERO)?;
             let durable = cut(&mut log.appender, &mut superblock, &mut catalogue, after)?;
+            self.blank |= !superblock.contents().joined;
             k.fact(&Fact::Cut { server: self.id, end: durable.upto() });
         }
         let mut recovery = Recovery::open(log_dir, &superblock, config)?;

@@ -46,6 +46,7 @@
 
 pub mod apache;
 mod chain;
+mod cut;
 pub mod error;
 pub mod format;
 pub mod limits;
@@ -55,6 +56,7 @@ mod spares;
 mod superblock;
 
 pub use chain::{FileState, inventory};
+pub use cut::cut;
 pub use error::{Damage, Error, Fault};
 pub use log::{Appender, Config, Counts, Log, Purge, Purged, Recovery};
 pub use reader::{Batch, BatchInfo, End, Reader, SegmentInfo};

@@ -334,6 +334,11 @@ impl Superblock {
         self.update(|c| c.joined = true)
     }
 
+    /// Records that this server has nothing any more that it may vote with.
+    pub fn set_blank(&mut self) -> Result<(), Error> {
+        self.update(|c| c.joined = false)
+    }
+
     /// Begins to cut log and snapshots behind `after`: from now on what lies there is gone, whatever happens. It is several
     /// files, and a crash among them must not bring back half of it.
     pub fn begin_cut(&mut self, after: Zxid) -> Result<(), Error> {
