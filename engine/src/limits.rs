@@ -13,6 +13,13 @@ pub const WALK_SLICE_BYTES: usize = 16 * 1024;
 /// Digests kept for the four-letter word `hash` (semantics, section 12).
 pub const DIGEST_LOG: usize = 1024;
 
+/// Top-level paths whose refusals by hard quotas are counted: with a quota on each of more of them, those refused least are
+/// not shown.
+pub const QUOTA_REFUSALS: usize = 64;
+
+/// Bytes of a name that tell such a path from others: a name may be as long as a request.
+pub const QUOTA_REFUSAL_BYTES: usize = 128;
+
 /// Every zxid divisible by this has its digest kept.
 pub const DIGEST_LOG_INTERVAL: u64 = 128;
 

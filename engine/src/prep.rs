@@ -572,7 +572,11 @@ impl Prep {
         if !self.rules.enforce_quota {
             return Ok(None);
         }
-        self.in_flight_use.check(ask.tree, path, change)
+        let checked = self.in_flight_use.check(ask.tree, path, change);
+        if checked.is_err() {
+            ask.tree.refused_for_quota(path);
+        }
+        checked
     }
 
     fn note_use(&mut self, ask: &Ask<'_>, quota: Option<Box<str>>, change: Use) {

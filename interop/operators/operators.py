@@ -178,6 +178,13 @@ def check_member(member, leader):
         demand(found["cnt_quorum_ack_latency"] >= 50 and found["cnt_leader_unavailable_time"] >= 1, "leader's times")
         others = [n for n in (1, 2, 3) if n != member.number]
         demand(all(found[f"cnt_{n}_ack_latency"] >= 50 for n in others), f"{[k for k in found if 'ack_latency' in k]}")
+        # A proposal and its COMMIT for each write; an observer gets INFORM alone. Nothing stands still here.
+        for n, least in [(n, 100) for n in others] + [(4, 50)]:
+            demand(found[f"cnt_{n}_learner_handler_qp_size"] >= least, f"packets for {n}: {found[f'cnt_{n}_learner_handler_qp_size']}")
+            demand(found[f"cnt_{n}_learner_handler_qp_time_ms"] >= least and f"p99_{n}_learner_handler_qp_time_ms" in found,
+                   f"their times: {found[f'cnt_{n}_learner_handler_qp_time_ms']}")
+    else:
+        demand(not any("learner_handler" in key for key in found), "only a leader has learners")
 
 
 def fields(s):
@@ -194,7 +201,9 @@ def fields(s):
         for stage in ("append", "persist", "commit", "apply"):
             count = float(page.split(f'falconer_stage_seconds_count{{stage="{stage}"}} ')[1].split("\n")[0])
             demand(count >= 50, f"server {member.number} counted {count} records in the stage {stage}")
-    demand('ack_latency{key="' in ask(leader, "/metrics").body.decode(), "ack_latency by follower")
+    page = ask(leader, "/metrics").body.decode()
+    for name in ("ack_latency", "learner_handler_qp_size", "learner_handler_qp_time_ms"):
+        demand(f'\n{name}{{key="' in page, f"{name} by server")
     live = ask(leader, "/api/live").json()
     demand(sorted(m["id"] for m in live["members"]) == [1, 2, 3, 4] and all(m["ok"] for m in live["members"]), f"{live['members']}")
     refused = ask(leader, "/commands/orst")

@@ -35,6 +35,7 @@ use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use json::Json;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
@@ -194,8 +195,33 @@ fn run(shared: &Arc<Shared>, doors: Vec<(Door, TcpListener)>) {
     });
 }
 
+/// A connection that is open.
+struct Place {
+    /// Answers that are being made or sent in pieces: for these it keeps its place.
+    at_work: Arc<()>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Place {
+    /// Nobody but the task that serves it, and this, knows of it.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.at_work) <= 2
+    }
+}
+
+/// Makes room for one more: where all places are taken, by the end of the connection that came first and waits for its client.
+/// So a crowd that says nothing does not keep out whoever asks whether the server lives. False: all are at work.
+fn make_room(places: &mut VecDeque<Place>) -> bool {
+    places.retain(|place| !place.task.is_finished());
+    if places.len() < limits::ADMIN_CONNECTIONS {
+        return true;
+    }
+    let idle = places.iter().position(Place::is_idle).and_then(|at| places.remove(at));
+    idle.map(|place| place.task.abort()).is_some()
+}
+
 async fn accept(shared: Arc<Shared>, door: Door, listener: tokio::net::TcpListener) {
-    let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+    let mut places = VecDeque::new();
     let idle_ms = shared.settings.operations.admin.as_ref().map_or(30_000, |a| a.idle_timeout_ms);
     loop {
         let (stream, from) = match listener.accept().await {
@@ -206,21 +232,28 @@ async fn accept(shared: Arc<Shared>, door: Door, listener: tokio::net::TcpListen
                 continue;
             }
         };
-        // With all places taken a newcomer is dropped at once: it should not wait for what may not come.
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        if !make_room(&mut places) {
+            // It should not wait for what may not come.
+            continue;
+        }
         let shared = shared.clone();
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request| handle(shared.clone(), door, from, request));
+        let at_work = Arc::new(());
+        let working = at_work.clone();
+        let task = tokio::spawn(async move {
+            let service =
+                hyper::service::service_fn(|request| handle(shared.clone(), door, from, request, &working));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_millis(u64::from(idle_ms)))
                 .max_buf_size(limits::ADMIN_HEAD_BYTES)
                 .max_headers(limits::ADMIN_HEADERS)
+                // Who has asked and says no more, as `nc` does, still hears the answer.
+                .half_close(true)
                 .serve_connection(TokioIo::new(stream), service);
             // What goes wrong on one connection is its client's affair.
             let _ = tokio::time::timeout(limits::ADMIN_CONNECTION_TIME, connection).await;
-            drop(place);
         });
+        places.push_back(Place { at_work, task: task.abort_handle() });
     }
 }
 
@@ -229,6 +262,7 @@ async fn handle(
     door: Door,
     from: SocketAddr,
     request: hyper::Request<Incoming>,
+    working: &Arc<()>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (head, body) = request.into_parts();
     let answer = match refuse(&shared, door, &head) {
@@ -239,6 +273,7 @@ async fn handle(
                 authorization: authorization(&head.headers).map(str::to_owned),
                 from: from.ip(),
             };
+            let _at_work = working.clone();
             restore::answer(shared.clone(), asked, body).await
         }
         None => {
@@ -248,6 +283,7 @@ async fn handle(
                 Err(_) => Answer::text(408, "the body takes too long\n"),
                 Ok(Err(_)) => Answer::text(413, "the body is too large, or broken\n"),
                 Ok(Ok(_)) => {
+                    let _at_work = working.clone();
                     let worker = shared.clone();
                     tokio::task::spawn_blocking(move || route(&worker, door, from, &head))
                         .await
@@ -259,7 +295,7 @@ async fn handle(
     if let Some(core) = shared.core.get() {
         core.stats.add(Counter::Admin, 1);
     }
-    Ok(answer.into_response())
+    Ok(answer.into_response(working))
 }
 
 /// Why a request is not looked at any further.
@@ -268,14 +304,23 @@ fn refuse(shared: &Shared, door: Door, head: &hyper::http::request::Parts) -> Op
         return Some(Answer::text(405, "GET, HEAD or POST\n"));
     }
     let header = |name: &str| head.headers.get(name).map(|v| v.to_str().unwrap_or("?"));
-    let host = head.headers.get(HOST).map(|v| v.to_str().unwrap_or("?"));
+    // One name, in the request's line or in `Host`: who sends two wants them to be read differently.
+    let mut hosts = head.headers.get_all(HOST).iter().map(|v| v.to_str().unwrap_or("?"));
+    let host = hosts.next();
+    let asked = head.uri.authority().map(|a| a.as_str());
+    if hosts.next().is_some() || asked.is_some_and(|asked| Some(asked) != host) {
+        return Some(Answer::text(400, "one Host, the same in the request's line if it stands there\n"));
+    }
     if door == Door::Admin && shared.loopback && !host.is_none_or(is_own_name) {
         return Some(Answer::text(
             403,
             "this interface is of this machine alone, and that is no name of it\n",
         ));
     }
-    // Browsers say where a request comes from; a link that somebody follows to the page is all right.
+    // Browsers say where a request comes from, once; a link that somebody follows to the page is all right.
+    if ["sec-fetch-site", "origin"].iter().any(|name| head.headers.get_all(*name).iter().count() > 1) {
+        return Some(Answer::text(400, "a header that says where a request comes from stands there twice\n"));
+    }
     let site = header("sec-fetch-site").unwrap_or("none");
     let follows = head.method == Method::GET
         && head.uri.path() == "/"
@@ -294,7 +339,10 @@ fn refuse(shared: &Shared, door: Door, head: &hyper::http::request::Parts) -> Op
 /// Whether a `Host` header names this machine from within.
 fn is_own_name(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        Some(rest) => match rest.split_once(']') {
+            Some((name, port)) if port.is_empty() || port.starts_with(':') => name,
+            _ => return false,
+        },
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
     if let Ok(ip) = name.parse::<IpAddr>() {
@@ -435,8 +483,8 @@ pub struct Answer {
 pub enum AnswerBody {
     /// All of it, until it is taken.
     Whole(Option<Bytes>),
-    /// As it comes; so many bytes in all.
-    Pieces(mpsc::Receiver<Vec<u8>>, u64),
+    /// As it comes; so many bytes in all. Until it has been sent the connection keeps its place.
+    Pieces(mpsc::Receiver<Vec<u8>>, u64, Option<Arc<()>>),
 }
 
 impl Answer {
@@ -465,10 +513,16 @@ impl Answer {
     /// A body of `size` bytes that comes in pieces.
     pub fn stream(kind: &'static str, size: u64) -> (Answer, mpsc::Sender<Vec<u8>>) {
         let (sender, receiver) = mpsc::channel(limits::ADMIN_PIECES);
-        (Answer { status: 200, kind, body: AnswerBody::Pieces(receiver, size), headers: Vec::new() }, sender)
+        (
+            Answer { status: 200, kind, body: AnswerBody::Pieces(receiver, size, None), headers: Vec::new() },
+            sender,
+        )
     }
 
-    fn into_response(self) -> Response<AnswerBody> {
+    fn into_response(mut self, working: &Arc<()>) -> Response<AnswerBody> {
+        if let AnswerBody::Pieces(_, _, at_work) = &mut self.body {
+            *at_work = Some(working.clone());
+        }
         let mut response = Response::builder()
             .status(StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
             .header("content-type", self.kind)
@@ -498,7 +552,7 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             AnswerBody::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            AnswerBody::Pieces(receiver, _) => {
+            AnswerBody::Pieces(receiver, ..) => {
                 receiver.poll_recv(cx).map(|piece| piece.map(|p| Ok(Frame::data(p.into()))))
             }
         }
@@ -511,7 +565,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(match self {
             AnswerBody::Whole(bytes) => bytes.as_ref().map_or(0, |b| b.len() as u64),
-            AnswerBody::Pieces(_, size) => *size,
+            AnswerBody::Pieces(_, size, _) => *size,
         })
     }
 }
@@ -541,6 +595,8 @@ mod tests {
             "localhost.evil.example",
             "",
             "127.0.0.1.evil.example",
+            "[::1].evil.example",
+            "[::1",
         ] {
             assert!(!is_own_name(other), "{other}");
         }

@@ -32,7 +32,8 @@ pub const DESCRIPTORS_KEPT: u64 = 64;
 /// costs about as much as five writes.
 pub const FLUSH_ALONE: usize = 128;
 
-/// Connections to the admin interface at a time: a few dashboards and people. More are dropped at once.
+/// Connections to the admin interface at a time: a few dashboards and people. With more, the oldest that waits for its client
+/// ends.
 pub const ADMIN_CONNECTIONS: usize = 64;
 
 /// Threads that run commands of the admin interface: one snapshot and some questions beside it.
@@ -123,6 +124,10 @@ pub const SHOWN_VALUE_BYTES: usize = 64 << 10;
 /// a snapshot: its backlog must not become the leader's memory. Seconds of the fastest write load, so that a snapshot of some
 /// hundred MB can be sent while writes go on.
 pub const LINK_UNSENT_MAX: usize = 256 << 20;
+
+/// Runs of packets on a link that are told apart for the metrics: what comes beyond counts with the last of them. 160 KB where a
+/// learner stands still.
+pub const LINK_RUNS: usize = 4096;
 
 /// Bytes of a snapshot, or of a stretch of the log, that may wait for the socket before the thread that makes them waits too.
 pub const JOB_WINDOW: usize = 1 << 20;

@@ -6,6 +6,7 @@
 use crate::accounting::{self, Use};
 use crate::core::Core;
 use crate::limits;
+use crate::peers::queue::WaitedCounts;
 use crate::stats::{Counted, Counter, Measure, OPS};
 use crate::version;
 use engine::Identity;
@@ -501,6 +502,31 @@ fn of_acknowledgements(counted: Counted) -> Summary {
     Summary { name: "ack_latency", advanced: true, unit: Unit::Ms, counted }
 }
 
+/// What waits for each learner of this leader.
+fn waiting(core: &Core) -> Vec<WaitedCounts> {
+    let leads = core.service() == Some(Service::Leading);
+    core.peers().filter(|_| leads).map_or_else(Vec::new, |peers| peers.learners.counts())
+}
+
+/// Apache's summaries that a leader has for each other server: `ack_latency` of those that have acknowledged, the others of
+/// those that got packets.
+fn by_server(core: &Core) -> Vec<(ServerId, Summary)> {
+    let acknowledged = acknowledgements(core).into_iter().map(|(id, times)| (id, of_acknowledgements(times)));
+    let waiting = waiting(core);
+    let sizes = waiting.iter().map(|w| {
+        let (name, counted) = ("learner_handler_qp_size", w.packets.clone());
+        (w.server, Summary { name, advanced: false, unit: Unit::Plain, counted })
+    });
+    let times = waiting.iter().map(|w| {
+        let (name, counted) = ("learner_handler_qp_time_ms", w.times.clone());
+        (w.server, Summary { name, advanced: true, unit: Unit::Ms, counted })
+    });
+    acknowledged.chain(sizes).chain(times).collect()
+}
+
+/// Apache's counter of what hard quotas refused, by top-level path.
+const REFUSED: &str = "quota_exceeded_error_per_namespace";
+
 /// All of Apache's metrics: gauges, counters, summaries, by key without prefix.
 pub fn monitor(core: &Core) -> Vec<(String, Number)> {
     let mut all: Vec<(String, Number)> = Vec::new();
@@ -523,8 +549,9 @@ pub fn monitor(core: &Core) -> Vec<(String, Number)> {
         let key = key.trim_start_matches('/');
         all.extend(QUOTAS.iter().zip(values).map(|(name, value)| (format!("{key}_{name}"), int(value))));
     }
-    for (id, times) in acknowledgements(core) {
-        all.extend(of_acknowledgements(times).lines().into_iter().map(|(name, value)| {
+    all.extend(core.tree.quota_refusals().into_iter().map(|(top, n)| (format!("{top}_{REFUSED}"), int(n))));
+    for (id, summary) in by_server(core) {
+        all.extend(summary.lines().into_iter().map(|(name, value)| {
             let (kind, name) = name.split_once('_').expect("each line is of a kind");
             (format!("{kind}_{}_{name}", id.0), value)
         }));
@@ -602,12 +629,20 @@ fn apache(core: &Core, process: &Process, text: &mut Text) {
         text.head(summary.name, "summary");
         summary.samples(text, "");
     }
-    let acknowledged = acknowledgements(core);
-    if !acknowledged.is_empty() {
-        text.head("ack_latency", "summary");
-        for (id, times) in acknowledged {
-            of_acknowledgements(times).samples(text, &format!("key=\"{id}\""));
+    let mut last = "";
+    for (id, summary) in by_server(core) {
+        if summary.name != last {
+            text.head(summary.name, "summary");
+            last = summary.name;
         }
+        summary.samples(text, &format!("key=\"{id}\""));
+    }
+    let refused = core.tree.quota_refusals();
+    if !refused.is_empty() {
+        text.head(REFUSED, "counter");
+    }
+    for (top, n) in refused {
+        text.sample(REFUSED, &format!("{{key={}}}", quoted(&top)), int(n));
     }
     let quotas = quotas(core);
     for (i, name) in QUOTAS.iter().enumerate().filter(|_| !quotas.is_empty()) {

@@ -127,7 +127,7 @@ fn everything_that_dashboards_ask_for_has_a_value() {
 #[test]
 fn expired_sessions_and_quotas_are_shown() {
     let dir = TempDir::new();
-    let server = Server::start(&write_config(dir.path(), ADMIN));
+    let server = Server::start(&write_config(dir.path(), &format!("{ADMIN}\nenforceQuota=true")));
     let mut client = Client::connect(server.port, 10_000);
     client.create("/app", b"12345", 0).unwrap();
     client.create("/app/child", b"1", 0).unwrap();
@@ -136,6 +136,9 @@ fn expired_sessions_and_quotas_are_shown() {
         .create("/zookeeper/quota/app/zookeeper_limits", b"count=7,bytes=-1=;byteHardLimit=900", 0)
         .unwrap();
     client.create("/zookeeper/quota/app/zookeeper_stats", b"count=0,bytes=0", 0).unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.set("/app/child", &[0; 901]).map(drop), Err(-125));
+    }
     // It goes away without a word.
     drop(Client::connect(server.port, 1_000));
     let monitor = loop {
@@ -154,6 +157,8 @@ fn expired_sessions_and_quotas_are_shown() {
         assert!(page.contains(&format!("\nquota_{name}_per_namespace{{key=\"app\"}} {value}.0\n")), "{page}");
     }
     assert!(monitor["app_quota_count_usage_per_namespace"].is_number(), "{monitor}");
+    assert_eq!(monitor["app_quota_exceeded_error_per_namespace"], 3, "{monitor}");
+    assert!(page.contains("\nquota_exceeded_error_per_namespace{key=\"app\"} 3.0\n"), "{page}");
     assert!(page.contains("\nfalconer_namespace_outstanding{namespace=\"/app\"} 0.0\n"), "{page}");
 }
 
@@ -496,6 +501,28 @@ fn what_does_not_belong_is_refused_and_harms_nothing() {
     let own = format!("Host: 127.0.0.1:{}", server.admin);
     let origin = format!("Origin: http://127.0.0.1:{}", server.admin);
     assert_eq!(status("GET", "/commands/ruok", &[&own, &origin, "Sec-Fetch-Site: same-origin"]), 200);
+    // Said twice, or in two ways: who forwards a request and who answers it may not read it differently.
+    for lines in [
+        "GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example",
+        "GET / HTTP/1.1\r\nHost: evil.example\r\nHost: localhost",
+        "GET http://evil.example/ HTTP/1.1\r\nHost: localhost",
+        "GET http://localhost/ HTTP/1.1\r\nHost: evil.example",
+        "GET http://localhost/ HTTP/1.1",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.example",
+    ] {
+        let answer = http_raw(server.admin, format!("{lines}\r\nConnection: close\r\n\r\n").as_bytes());
+        assert_eq!(answer.map(|a| a.status), Some(400), "{lines}");
+    }
+    let whole = b"GET http://localhost/livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(http_raw(server.admin, whole).map(|a| a.status), Some(200));
+    // Who half-closes after the question hears the answer.
+    let mut half = TcpStream::connect(("127.0.0.1", server.admin)).unwrap();
+    half.write_all(b"GET /livez HTTP/1.0\r\n\r\n").unwrap();
+    half.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut heard = String::new();
+    half.read_to_string(&mut heard).unwrap();
+    assert!(heard.starts_with("HTTP/1.0 200"), "{heard}");
     // Methods.
     for method in ["TRACE", "PUT", "DELETE", "OPTIONS", "CONNECT", "NONSENSE"] {
         let refused =
@@ -570,6 +597,50 @@ fn what_does_not_belong_is_refused_and_harms_nothing() {
     assert_eq!(status("GET", "/commands/ruok", &[]), 200);
     let mut client = Client::connect(server.port, 10_000);
     assert_eq!(client.get("/load", false).unwrap().0, b"49", "nothing has changed");
+}
+
+/// Whether the server lives is answered whoever crowds its door, and what it is at work on goes on.
+#[test]
+fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), ADMIN));
+    let mut client = Client::connect(server.port, 10_000);
+    // More than sockets hold, so that the snapshot is still on its way while the crowd comes.
+    for i in 0..24 {
+        client.create(&format!("/n{i}"), &[i; 1_000_000], 0).unwrap();
+    }
+    let mut snapshot = TcpStream::connect(("127.0.0.1", server.admin)).unwrap();
+    let ask = format!(
+        "GET /commands/snapshot HTTP/1.1\r\nHost: localhost\r\n{ANYBODY}\r\nConnection: close\r\n\r\n"
+    );
+    snapshot.write_all(ask.as_bytes()).unwrap();
+    let mut got = vec![0; 1024];
+    snapshot.read_exact(&mut got).unwrap();
+    for words in [
+        "",
+        "GET / HTTP/1.1\r\nHost: loc",
+        "POST /commands/srst HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf",
+    ] {
+        let crowd: Vec<_> = (0..300)
+            .map(|_| {
+                let mut one = TcpStream::connect(("127.0.0.1", server.admin)).unwrap();
+                // Those that came first have ended by now.
+                let _ = one.write_all(words.as_bytes());
+                one
+            })
+            .collect();
+        let began = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(http(server.admin, "GET", "/livez", &[]).status, 200, "{words:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(9), "nobody had to go for the time-out's sake");
+        drop(crowd);
+    }
+    snapshot.read_to_end(&mut got).unwrap();
+    let end = got.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&got[..end]).to_ascii_lowercase();
+    let size: usize = head.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+    assert!(size > 24_000_000 && got.len() - end - 4 == size, "{size}, {}", got.len());
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod node;
 mod owned;
 mod quota;
 mod read;
+mod refused;
 mod replay;
 mod report;
 mod shard;
@@ -42,6 +43,7 @@ use proto::acl::{AclBytes, WORLD_READ};
 use proto::state::SessionRecord;
 use proto::{ConnId, Owner, SessionId, Stat, StatPersisted, Zxid};
 use quota::{Numbers, QuotaPaths};
+use refused::Refused;
 use shard::Shard;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -130,6 +132,7 @@ pub struct Tree {
     applied: AtomicU64,
     mark: Mutex<Mark>,
     digest_mismatches: AtomicU64,
+    refused: Mutex<Refused>,
     znodes: AtomicU64,
     data_bytes: AtomicU64,
 }
@@ -163,6 +166,7 @@ pub fn new(config: TreeConfig) -> (Arc<Tree>, Applier) {
         applied: AtomicU64::new(0),
         mark: Mutex::default(),
         digest_mismatches: AtomicU64::new(0),
+        refused: Mutex::default(),
         znodes: AtomicU64::new(0),
         data_bytes: AtomicU64::new(0),
         config,
@@ -197,6 +201,17 @@ impl Tree {
     /// Digests in records, or at the end of a snapshot, that were not the tree's.
     pub fn digest_mismatches(&self) -> u64 {
         self.digest_mismatches.load(Ordering::Relaxed)
+    }
+
+    /// How often this server refused writes for a hard quota: by top-level path without its slash, at most
+    /// [`limits::QUOTA_REFUSALS`] of them. In an ensemble the leader does.
+    pub fn quota_refusals(&self) -> Vec<(Box<str>, u64)> {
+        self.refused.lock().counts()
+    }
+
+    /// Notes that a write to `path` was refused for a hard quota.
+    pub(crate) fn refused_for_quota(&self, path: &str) {
+        self.refused.lock().note(path);
     }
 
     /// Looks at a znode; the empty path is the root. `look` runs under the lock of a shard and must not call

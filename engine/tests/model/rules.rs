@@ -543,6 +543,7 @@ fn hard_quotas_hold_for_pipelined_requests_too() {
     ));
     let used = s.tree.quota_for("/q/5").unwrap().used;
     assert_eq!(used, Some((4, 3)));
+    assert_eq!(s.tree.quota_refusals(), [("q".into(), 6)], "a multi that fails for it counts too");
 }
 
 impl std::ops::Deref for Reply {

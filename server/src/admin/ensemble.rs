@@ -59,14 +59,13 @@ pub fn observers(core: &Core, out: &mut Json) {
     let learners = core.with_node(|n| n.zab().learners());
     let synced = learners.iter().filter(|(_, observes, synced)| *observes && *synced).count();
     let rows = observer_links(core).into_iter().map(|(id, link)| {
-        let unsent = link.unsent();
         json!({
             "remote_socket_address": link.peer.to_string(),
             "sid": id.0,
             "established": link.established.0,
-            // What waits is counted in bytes: it may be a part of a snapshot.
-            "queued_packets": i64::from(unsent > 0),
-            "queued_packets_size": unsent,
+            "queued_packets": link.packets(),
+            // A part of a snapshot counts too.
+            "queued_packets_size": link.unsent(),
             "packets_received": link.counts.received.load(Relaxed),
             "packets_sent": link.counts.sent.load(Relaxed),
             "requests": link.counts.requests.load(Relaxed),

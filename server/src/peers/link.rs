@@ -6,12 +6,13 @@
 use crate::core::wall_now;
 use crate::limits;
 use crate::outlet::{Flush, Outlet};
+use crate::peers::queue::{Queue, Run, Waited};
 use parking_lot::{Condvar, Mutex};
 use proto::{LinkId, ServerId, WallMs, Zxid};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What takes long, and nothing else may be sent meanwhile.
@@ -38,6 +39,8 @@ pub struct Link {
     pub dialled: Option<ServerId>,
     /// Who is at the other end of one that was accepted, as it says: for what is shown, never for what is decided.
     pub learner: OnceLock<ServerId>,
+    /// Where it is counted how long packets wait here; of a configured learner.
+    pub waited: OnceLock<Arc<Waited>>,
     /// When, by the wall clock.
     pub established: WallMs,
     /// Packets put into it, received, and of those requests of the learner's clients.
@@ -56,10 +59,13 @@ struct Lane {
     busy: bool,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    waiting_packets: u64,
+    /// What has gone into the outlet.
+    queue: Queue,
 }
 
 enum Waiting {
-    Bytes(Vec<u8>),
+    Bytes(Vec<u8>, Vec<Run>),
     Job(Job),
 }
 
@@ -95,6 +101,7 @@ impl Link {
             peer,
             dialled,
             learner: OnceLock::new(),
+            waited: OnceLock::new(),
             established: wall_now(),
             counts: Counts::default(),
             outlet: Outlet::new(stream, peer, limits::LINK_UNSENT_MAX),
@@ -104,13 +111,16 @@ impl Link {
         }
     }
 
-    /// Puts packets behind what is there; true when they are to be flushed.
-    pub fn push(&self, packets: &[u8]) -> bool {
+    /// Puts `count` packets behind what is there; true when they are to be flushed.
+    pub fn push(&self, packets: &[u8], count: u64) -> bool {
+        let run = Run { packets: count, bytes: packets.len() as u64, since: Instant::now() };
         let mut lane = self.lane.lock();
         if !lane.busy {
+            lane.queue.enter(run);
             self.outlet.append_with(&mut |out| out.extend_from_slice(packets));
             return true;
         }
+        lane.waiting_packets += count;
         lane.waiting_bytes += packets.len();
         if lane.waiting_bytes > limits::LINK_UNSENT_MAX {
             drop(lane);
@@ -119,8 +129,19 @@ impl Link {
             return false;
         }
         match lane.waiting.back_mut() {
-            Some(Waiting::Bytes(bytes)) => bytes.extend_from_slice(packets),
-            _ => lane.waiting.push_back(Waiting::Bytes(packets.to_vec())),
+            Some(Waiting::Bytes(bytes, runs)) => {
+                bytes.extend_from_slice(packets);
+                let full = runs.len() == limits::LINK_RUNS;
+                match runs.last_mut() {
+                    // They count as if they had come with those before them.
+                    Some(last) if full => {
+                        last.packets += run.packets;
+                        last.bytes += run.bytes;
+                    }
+                    _ => runs.push(run),
+                }
+            }
+            _ => lane.waiting.push_back(Waiting::Bytes(packets.to_vec(), vec![run])),
         }
         false
     }
@@ -146,22 +167,27 @@ impl Link {
                     break None;
                 }
                 Some(Waiting::Job(job)) => break Some(job),
-                Some(Waiting::Bytes(bytes)) => {
+                Some(Waiting::Bytes(bytes, runs)) => {
+                    for run in runs {
+                        lane.waiting_packets -= run.packets;
+                        lane.queue.enter(run);
+                    }
                     lane.waiting_bytes -= bytes.len();
                     self.outlet.append_with(&mut |out| out.extend_from_slice(&bytes));
                 }
             }
         };
         drop(lane);
-        self.outlet.flush();
+        self.flush();
         next
     }
 
     /// Writes bytes of the job that is under way, and waits while too many of them are unsent. `stall`: how long the other
     /// side may take nothing at all.
     pub fn write_job(&self, bytes: &[u8], stall: Duration) -> Result<(), Stalled> {
+        self.lane.lock().queue.pass(bytes.len() as u64);
         self.outlet.append_with(&mut |out| out.extend_from_slice(bytes));
-        self.outlet.flush();
+        self.flush();
         let mut unsent = self.outlet.unsent();
         let mut since = Instant::now();
         while unsent > limits::JOB_WINDOW {
@@ -184,6 +210,7 @@ impl Link {
     /// The socket takes bytes again.
     pub fn on_writable(&self) -> Flush {
         let flushed = self.outlet.on_writable();
+        self.count_left();
         self.drained.notify_all();
         flushed
     }
@@ -228,7 +255,23 @@ impl Link {
 
     /// Writes out what the socket takes.
     pub fn flush(&self) -> Flush {
-        self.outlet.flush()
+        let flushed = self.outlet.flush();
+        self.count_left();
+        flushed
+    }
+
+    /// Counts the packets that the socket has taken.
+    fn count_left(&self) {
+        let now = Instant::now();
+        let mut lane = self.lane.lock();
+        let left = self.outlet.sent.bytes.load(Relaxed);
+        lane.queue.left(left, now, self.waited.get().map(|w| &**w));
+    }
+
+    /// Packets that wait, without those of a job.
+    pub fn packets(&self) -> u64 {
+        let lane = self.lane.lock();
+        lane.waiting_packets + lane.queue.packets()
     }
 
     /// The socket, to be read.
@@ -267,18 +310,20 @@ mod tests {
     #[test]
     fn what_comes_behind_a_job_waits_for_it() {
         let (link, mut theirs) = link();
-        assert!(link.push(b"a"));
+        assert!(link.push(b"a", 1));
         link.flush();
         let job = Job::Log { after: Zxid::ZERO, upto: Zxid::from_u64(9) };
         assert_eq!(link.push_job(Job::Snapshot), Some(Job::Snapshot));
-        assert!(!link.push(b"d"));
+        assert!(!link.push(b"d", 1));
         assert_eq!(link.push_job(job), None);
-        assert!(!link.push(b"f") && !link.push(b"g"));
+        assert!(!link.push(b"f", 1) && !link.push(b"g", 1));
+        assert_eq!(link.packets(), 3, "a has left");
         link.write_job(b"bc", PATIENCE).unwrap();
         assert_eq!(link.job_done(), Some(job));
         link.write_job(b"e", PATIENCE).unwrap();
         assert_eq!(link.job_done(), None);
-        assert!(link.push(b"h"));
+        assert_eq!(link.packets(), 0, "those behind the jobs have left");
+        assert!(link.push(b"h", 1));
         link.flush();
         assert_eq!(read(&mut theirs, 8), b"abcdefgh");
         assert_eq!(link.unsent(), 0);
@@ -290,10 +335,10 @@ mod tests {
         link.push_job(Job::Snapshot).unwrap();
         let chunk = vec![0; limits::LINK_UNSENT_MAX / 4];
         for _ in 0..4 {
-            link.push(&chunk);
+            link.push(&chunk, 1);
             assert!(!link.is_cut());
         }
-        link.push(b"one more");
+        link.push(b"one more", 1);
         assert!(link.is_cut());
         assert!(link.write_job(b"x", PATIENCE).is_err());
     }
@@ -311,7 +356,7 @@ mod tests {
     #[test]
     fn a_close_lets_what_is_there_leave() {
         let (link, mut theirs) = link();
-        link.push(b"bye");
+        link.push(b"bye", 1);
         link.close();
         let mut all = Vec::new();
         theirs.read_to_end(&mut all).unwrap();

@@ -20,6 +20,7 @@ pub mod election;
 pub mod jobs;
 pub mod link;
 pub mod net;
+pub mod queue;
 
 use crate::limits;
 use acks::Acks;
@@ -32,6 +33,7 @@ use mio::Waker;
 use parking_lot::Mutex;
 use proto::peer::{Address, FromLeader};
 use proto::{LinkId, ServerId, Zxid};
+use queue::Learners;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -120,6 +122,8 @@ pub struct Peers {
     notified: AtomicBool,
     /// How long followers take.
     pub acks: Acks,
+    /// How many packets wait for learners, and how long.
+    pub learners: Learners,
     /// Snapshots on their way.
     pub snapshots: AtomicUsize,
     /// Stretches of the log on their way.
@@ -131,6 +135,7 @@ impl Peers {
         let others = config.members.keys().copied().filter(|id| *id != config.me);
         Peers {
             acks: Acks::new(others.clone()),
+            learners: Learners::new(others.clone()),
             snapshots: AtomicUsize::new(0),
             logs: AtomicUsize::new(0),
             election: Mutex::new(Election::new(config.me, config.own_address(), others)),
@@ -215,7 +220,7 @@ impl Peers {
     pub fn send(&self, id: LinkId, packets: &[u8], count: u64) -> Option<Arc<Link>> {
         let link = self.link(id)?;
         link.counts.sent.fetch_add(count, Ordering::Relaxed);
-        link.push(packets).then_some(link)
+        link.push(packets, count).then_some(link)
     }
 
     /// Puts a job into the queue of a link. Returns it when it is to be begun now.

@@ -513,6 +513,10 @@ fn introduce(core: &Core, link: &Link, packet: &FromLearner<'_>) {
         && let Some(peers) = core.peers()
     {
         peers.acks.begins(server);
+        if let Some(waited) = peers.learners.of(server) {
+            // Set once, as the id is.
+            let _ = link.waited.set(waited);
+        }
     }
 }
 
