@@ -85,6 +85,9 @@ impl Failure {
 
     /// What to do about it, where the message does not say.
     pub fn hint(&self) -> Option<String> {
+        if let Failure::NotFound(name) = self {
+            return instead_of(name).map(|what| format!("{what} does that"));
+        }
         let Failure::Refused(refusal) = self else { return None };
         if let Some(why) = &refusal.why {
             return Some(why.clone());
@@ -164,6 +167,19 @@ fn code_text(code: i32) -> String {
         Some(code) => return format!("{code:?}"),
     };
     name.into()
+}
+
+/// What does the job of a command that is gone, or that other programs have.
+fn instead_of(name: &str) -> Option<&'static str> {
+    let lower = name.to_ascii_lowercase();
+    Some(match &*lower {
+        "ls2" => "ls -s",
+        "rmr" | "rm" => "deleteall",
+        "cat" => "get",
+        "exit" | "bye" | ":q" => "quit",
+        "auth" => "addauth",
+        lower => COMMANDS.iter().find(|c| c.name.eq_ignore_ascii_case(lower))?.name,
+    })
 }
 
 /// A command of the shell.
@@ -1154,6 +1170,11 @@ mod tests {
         assert_eq!(refused(-6, Some("/x")), "KeeperErrorCode = Unimplemented for /x");
         assert_eq!(Failure::NotFound("x".into()).message(), "Command not found: Command not found x");
         assert_eq!(Failure::NotFound("x".into()).exit_code(), 127);
+        for (typed, hint) in
+            [("ls2", Some("ls -s does that")), ("getacl", Some("getAcl does that")), ("frobnicate", None)]
+        {
+            assert_eq!(Failure::NotFound(typed.into()).hint().as_deref(), hint);
+        }
     }
 
     #[test]

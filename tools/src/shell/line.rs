@@ -159,8 +159,8 @@ impl Completer for Completion {
 
 /// Where the word before the cursor starts, and what it may become.
 fn complete(before: &str, children: impl FnOnce(&str) -> Option<Vec<String>>) -> (usize, Vec<String>) {
-    let start = before.rfind(char::is_whitespace).map_or(0, |at| at + 1);
-    let word = &before[start..];
+    let (start, quote) = last_word(before);
+    let word = &before[start + quote.map_or(0, char::len_utf8)..];
     let typed = words(&before[..start]);
     let Some(command) = typed.first() else {
         let names = COMMANDS.iter().map(|c| c.name).filter(|n| n.starts_with(word));
@@ -180,7 +180,33 @@ fn complete(before: &str, children: impl FnOnce(&str) -> Option<Vec<String>>) ->
     let mut names: Vec<_> = children(dir).unwrap_or_default();
     names.retain(|n| n.starts_with(begun));
     names.sort();
-    (start, names.iter().map(|n| format!("{}/{n}", &word[..cut])).collect())
+    (start, names.iter().map(|n| quoted(format!("{}/{n}", &word[..cut]), quote)).collect())
+}
+
+/// Where the word begins that is being typed, and the quote that it began with.
+fn last_word(before: &str) -> (usize, Option<char>) {
+    let mut at = 0;
+    loop {
+        at += before[at..].find(|c: char| !c.is_whitespace()).unwrap_or(before.len() - at);
+        let quote = before[at..].chars().next().filter(|c| matches!(c, '\'' | '"'));
+        let end = match quote {
+            Some(quote) => before[at + 1..].find(quote).map(|i| at + i + 2),
+            None => before[at..].find(char::is_whitespace).map(|i| at + i),
+        };
+        match end {
+            Some(end) => at = end,
+            None => return (at, quote),
+        }
+    }
+}
+
+/// A path as it can be typed: in quotes if it began with one, or if it would be several words without.
+fn quoted(path: String, began: Option<char>) -> String {
+    let spaces = path.contains(char::is_whitespace);
+    match began.or(spaces.then_some(if path.contains('\'') { '"' } else { '\'' })) {
+        Some(quote) => format!("{quote}{path}{quote}"),
+        None => path,
+    }
 }
 
 #[cfg(test)]
@@ -205,5 +231,23 @@ mod tests {
         assert_eq!(all("setquota -"), (9, ["-n ", "-b ", "-N ", "-B "].map(String::from).into()));
         assert_eq!(all("whoami /"), (7, vec![]));
         assert_eq!(all("get x"), (4, vec![]));
+    }
+
+    #[test]
+    fn paths_with_spaces_are_completed_in_quotes() {
+        let tree = |_: &str| Some(["two words", "it's here", "plain"].map(String::from).to_vec());
+        for (line, start, wanted) in [
+            ("get /a/tw", 4, "'/a/two words'"),
+            ("get /a/it", 4, "\"/a/it's here\""),
+            ("get /a/p", 4, "/a/plain"),
+            ("get '/a/two w", 4, "'/a/two words'"),
+            ("get \"/a/p", 4, "\"/a/plain\""),
+            ("set -v 1 '/x y' /a/p", 16, "/a/plain"),
+            ("set é /a/p", 7, "/a/plain"),
+        ] {
+            assert_eq!(complete(line, tree), (start, vec![wanted.to_owned()]), "{line}");
+            assert_eq!(words(&format!("get {wanted}")).len(), 2, "{wanted}");
+        }
+        assert_eq!(complete("get '/a/two words'", tree).1, Vec::<String>::new(), "it is whole");
     }
 }
