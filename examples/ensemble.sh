@@ -12,6 +12,11 @@ say() { # the port's answer to srvr; nothing when nobody listens
     { exec 3<> "/dev/tcp/127.0.0.1/$1" && printf srvr >&3 && cat <&3; } 2> /dev/null || true
 }
 
+runs() { # whether the server of that number does; one that has died may stay in the table until somebody asks for its end
+    local pid
+    pid="$(cat "$home/$1/pid" 2> /dev/null)" && grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$pid/status"
+}
+
 start() {
     for n in 1 2 3; do
         mkdir -p "$home/$n"
@@ -28,7 +33,7 @@ server.1=127.0.0.1:2888:3888;127.0.0.1:2181
 server.2=127.0.0.1:2889:3889;127.0.0.1:2182
 server.3=127.0.0.1:2890:3890;127.0.0.1:2183
 END
-        if [ -f "$home/$n/pid" ] && kill -0 "$(cat "$home/$n/pid")" 2> /dev/null; then
+        if runs "$n"; then
             echo "server $n runs already"
             continue
         fi

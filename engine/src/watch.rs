@@ -380,6 +380,11 @@ impl RecursiveWatches {
         self.by_conn.contains_key(&conn)
     }
 
+    /// How many paths a connection watches with all below them.
+    pub(crate) fn of(&self, conn: ConnId) -> usize {
+        self.by_conn.get(&conn).map_or(0, BTreeSet::len)
+    }
+
     /// Removes all of a connection; returns how many there were.
     pub(crate) fn drop_connection(&mut self, conn: ConnId) -> u64 {
         let paths = self.by_conn.remove(&conn).unwrap_or_default();

@@ -34,10 +34,74 @@ struct Slot {
     /// Requests, with those inherited.
     requests: AtomicU64,
     inherited: AtomicU64,
-    reads: AtomicU64,
-    writes: AtomicU64,
-    read_bytes: AtomicU64,
-    write_bytes: AtomicU64,
+    reads: SizesCell,
+    writes: SizesCell,
+}
+
+/// [`Sizes`] that one thread adds to and others read.
+#[derive(Default)]
+struct SizesCell {
+    count: AtomicU64,
+    bytes: AtomicU64,
+    /// The complement of the smallest, so that nothing counted is 0.
+    least: AtomicU64,
+    most: AtomicU64,
+}
+
+impl SizesCell {
+    fn add(&self, run: &Sizes) {
+        add(&self.count, run.count);
+        add(&self.bytes, run.bytes);
+        self.least.store(self.least.load(Relaxed).max(!run.least), Relaxed);
+        self.most.store(self.most.load(Relaxed).max(run.most), Relaxed);
+    }
+
+    fn read(&self) -> Sizes {
+        Sizes {
+            count: self.count.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            least: !self.least.load(Relaxed),
+            most: self.most.load(Relaxed),
+        }
+    }
+
+    fn clear(&self) {
+        [&self.count, &self.bytes, &self.least, &self.most]
+            .into_iter()
+            .for_each(|cell| cell.store(0, Relaxed));
+    }
+}
+
+/// How many, and how large, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// How many.
+    pub count: u64,
+    /// All together.
+    pub bytes: u64,
+    /// The smallest; `u64::MAX` of none.
+    pub least: u64,
+    /// The largest.
+    pub most: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { count: 0, bytes: 0, least: u64::MAX, most: 0 }
+    }
+}
+
+impl Sizes {
+    fn one(&mut self, bytes: u64) {
+        self.add(&Sizes { count: 1, bytes, least: bytes, most: bytes });
+    }
+
+    fn add(&mut self, other: &Sizes) {
+        self.count += other.count;
+        self.bytes += other.bytes;
+        self.least = self.least.min(other.least);
+        self.most = self.most.max(other.most);
+    }
 }
 
 /// The writer's side of a table.
@@ -59,24 +123,18 @@ pub struct Use {
     pub requests: u64,
     /// Requests of others that were inherited.
     pub error: u64,
-    /// Reads.
-    pub reads: u64,
-    /// Writes and syncs.
-    pub writes: u64,
-    /// Bytes of the replies to reads.
-    pub read_bytes: u64,
-    /// Bytes of the requests to write.
-    pub write_bytes: u64,
+    /// Reads, and their replies.
+    pub reads: Sizes,
+    /// Writes and syncs, and their requests.
+    pub writes: Sizes,
 }
 
 impl Use {
     fn add(&mut self, other: &Use) {
         self.requests += other.requests;
         self.error += other.error;
-        self.reads += other.reads;
-        self.writes += other.writes;
-        self.read_bytes += other.read_bytes;
-        self.write_bytes += other.write_bytes;
+        self.reads.add(&other.reads);
+        self.writes.add(&other.writes);
     }
 }
 
@@ -137,7 +195,7 @@ impl Namespaces {
     }
 
     /// Counts requests of the calling event loop.
-    fn count(name: &[u8], reads: (u64, u64), writes: (u64, u64)) {
+    fn count(name: &[u8], reads: &Sizes, writes: &Sizes) {
         WRITING.with_borrow_mut(|w| {
             if let Some(w) = w {
                 w.count(name, reads, writes);
@@ -153,10 +211,8 @@ impl Namespaces {
                 let used = Use {
                     requests: slot.requests.load(Relaxed),
                     error: slot.inherited.load(Relaxed),
-                    reads: slot.reads.load(Relaxed),
-                    writes: slot.writes.load(Relaxed),
-                    read_bytes: slot.read_bytes.load(Relaxed),
-                    write_bytes: slot.write_bytes.load(Relaxed),
+                    reads: slot.reads.read(),
+                    writes: slot.writes.read(),
                 };
                 all.entry(String::from_utf8_lossy(name).into_owned()).or_default().add(&used);
             }
@@ -169,17 +225,18 @@ impl Namespaces {
 }
 
 impl Writing {
-    fn count(&mut self, name: &[u8], reads: (u64, u64), writes: (u64, u64)) {
+    fn count(&mut self, name: &[u8], reads: &Sizes, writes: &Sizes) {
         if self.last.1 == usize::MAX || *self.last.0 != *name {
             let place = self.places.get(name).copied().unwrap_or_else(|| self.place(name));
             self.last = (name.into(), place);
         }
         let slot = &self.table.slots[self.last.1];
-        add(&slot.requests, reads.0 + writes.0);
-        add(&slot.reads, reads.0);
-        add(&slot.read_bytes, reads.1);
-        add(&slot.writes, writes.0);
-        add(&slot.write_bytes, writes.1);
+        add(&slot.requests, reads.count + writes.count);
+        for (cell, run) in [(&slot.reads, reads), (&slot.writes, writes)] {
+            if run.count > 0 {
+                cell.add(run);
+            }
+        }
     }
 
     /// A place for a name that has none.
@@ -194,9 +251,8 @@ impl Writing {
         let least = self.table.slots.iter().enumerate().min_by_key(|(_, s)| requests(s));
         let (place, slot) = least.expect("there are slots");
         slot.inherited.store(requests(slot), Relaxed);
-        for cell in [&slot.reads, &slot.writes, &slot.read_bytes, &slot.write_bytes] {
-            cell.store(0, Relaxed);
-        }
+        slot.reads.clear();
+        slot.writes.clear();
         self.places.remove(&std::mem::replace(&mut names[place], name.into()));
         self.places.insert(name.into(), place);
         place
@@ -209,10 +265,8 @@ pub struct Tally {
     name: Vec<u8>,
     /// The operation of the last of them.
     op: Option<OpCode>,
-    /// Reads and the bytes of their replies.
-    reads: (u64, u64),
-    /// Writes and their bytes.
-    writes: (u64, u64),
+    reads: Sizes,
+    writes: Sizes,
 }
 
 impl Tally {
@@ -248,18 +302,22 @@ impl Tally {
 
     /// One read more, whose reply has so many bytes.
     pub fn read(&mut self, bytes: u64) {
-        self.reads = (self.reads.0 + 1, self.reads.1 + bytes);
+        self.reads.one(bytes);
     }
 
     /// One write more, of so many bytes.
     pub fn write(&mut self, bytes: u64) {
-        self.writes = (self.writes.0 + 1, self.writes.1 + bytes);
+        self.writes.one(bytes);
     }
 
     /// The end of the run.
     pub fn flush(&mut self) {
-        if self.reads.0 + self.writes.0 > 0 {
-            Namespaces::count(&self.name, std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));
+        if self.reads.count + self.writes.count > 0 {
+            Namespaces::count(
+                &self.name,
+                &std::mem::take(&mut self.reads),
+                &std::mem::take(&mut self.writes),
+            );
         }
     }
 }
@@ -431,12 +489,15 @@ mod tests {
             ("/a", OpCode::GetData),
         ] {
             assert!(tally.enter(op, &body(path)), "{path}");
-            tally.read(1);
+            tally.read(path.len() as u64);
         }
         assert!(!tally.enter(OpCode::GetData, &body("x")) && !tally.enter(OpCode::Ping, &[]));
         tally.flush();
-        let found: Vec<(String, u64)> = n.top(9).into_iter().map(|(name, u)| (name, u.requests)).collect();
-        assert_eq!(found, [("/a".into(), 4), ("/".into(), 1), ("/ab".into(), 1)]);
+        let top = n.top(9);
+        let found: Vec<_> = top.iter().map(|(name, u)| (&**name, u.requests)).collect();
+        assert_eq!(found, [("/a", 4), ("/", 1), ("/ab", 1)]);
+        assert_eq!(top[0].1.reads, Sizes { count: 4, bytes: 12, least: 2, most: 4 });
+        assert_eq!(top[0].1.writes, Sizes::default());
     }
 
     #[test]
@@ -484,6 +545,6 @@ mod tests {
             assert!(low <= truth[name] && truth[name] <= high, "{name}: {low}..={high}, {}", truth[name]);
         }
         assert!(n.top(1000).len() <= limits::NAMESPACES);
-        assert_eq!(n.top(1)[0].1.read_bytes % 10, 0);
+        assert_eq!((n.top(1)[0].1.reads.bytes % 10, n.top(1)[0].1.reads.most), (0, 10));
     }
 }

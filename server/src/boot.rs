@@ -399,10 +399,11 @@ fn wait_for_signal() -> Result<(), Failure> {
 }
 
 fn dir_failure(path: &Path, doing: &str, e: &std::io::Error) -> Failure {
-    Failure::DataDir(format!(
-        "cannot {doing} {}: {e}; the user that runs falconerd needs to read and write it",
-        path.display()
-    ))
+    let remedy = match e.kind() {
+        std::io::ErrorKind::NotADirectory => "a file is in the way: move it, or choose another directory",
+        _ => "the user that runs falconerd needs to read and write it",
+    };
+    Failure::DataDir(format!("cannot {doing} {}: {e}; {remedy}", path.display()))
 }
 
 fn open_dir(path: &Path, create: bool) -> Result<Arc<dyn Dir>, Failure> {

@@ -3,7 +3,7 @@
 //! Apache's lists are kept whole. What has no counterpart here (caches, throttles, queues between its processors)
 //! stands at 0, which is true: nothing of the kind ever happened. `docs/metrics.md` says which those are.
 
-use crate::accounting::{self, Use};
+use crate::accounting::{self, Sizes, Use};
 use crate::core::Core;
 use crate::limits;
 use crate::peers::queue::WaitedCounts;
@@ -524,6 +524,10 @@ fn by_server(core: &Core) -> Vec<(ServerId, Summary)> {
     acknowledged.chain(sizes).chain(times).collect()
 }
 
+/// Apache's summaries of the bytes read and written by top-level path.
+const PER_NAMESPACE: [(&str, fn(&Use) -> Sizes); 2] =
+    [("read_per_namespace", |used| used.reads), ("write_per_namespace", |used| used.writes)];
+
 /// Apache's counter of what hard quotas refused, by top-level path.
 const REFUSED: &str = "quota_exceeded_error_per_namespace";
 
@@ -535,14 +539,16 @@ pub fn monitor(core: &Core) -> Vec<(String, Number)> {
     all.extend(summaries(core).iter().flat_map(Summary::lines));
     for (key, used) in core.namespaces.top(limits::TOP) {
         let key = key.trim_start_matches('/');
-        for (name, count, bytes) in [
-            ("read_per_namespace", used.reads, used.read_bytes),
-            ("write_per_namespace", used.writes, used.write_bytes),
-        ] {
-            let mean = bytes as f64 / count.max(1) as f64;
-            all.push((format!("avg_{key}_{name}"), Number::Real((mean * 10_000.0).round() / 10_000.0)));
-            all.push((format!("cnt_{key}_{name}"), int(count)));
-            all.push((format!("sum_{key}_{name}"), int(bytes)));
+        for (name, sizes) in PER_NAMESPACE {
+            let s = sizes(&used);
+            let mean = s.bytes as f64 / s.count.max(1) as f64;
+            all.extend([
+                (format!("avg_{key}_{name}"), Number::Real((mean * 10_000.0).round() / 10_000.0)),
+                (format!("min_{key}_{name}"), int(if s.count == 0 { 0 } else { s.least })),
+                (format!("max_{key}_{name}"), int(s.most)),
+                (format!("cnt_{key}_{name}"), int(s.count)),
+                (format!("sum_{key}_{name}"), int(s.bytes)),
+            ]);
         }
     }
     for (key, _, values) in quotas(core) {
@@ -636,6 +642,15 @@ fn apache(core: &Core, process: &Process, text: &mut Text) {
             last = summary.name;
         }
         summary.samples(text, &format!("key=\"{id}\""));
+    }
+    let namespaces = core.namespaces.top(limits::TOP);
+    for (name, sizes) in PER_NAMESPACE {
+        text.head(name, "summary");
+        for (key, used) in &namespaces {
+            let key = format!("{{key={}}}", quoted(key.trim_start_matches('/')));
+            text.sample(&format!("{name}_count"), &key, int(sizes(used).count));
+            text.sample(&format!("{name}_sum"), &key, int(sizes(used).bytes));
+        }
     }
     let refused = core.tree.quota_refusals();
     if !refused.is_empty() {
@@ -775,7 +790,7 @@ fn usage(core: &Core, text: &mut Text) {
         text.sample(
             "falconer_namespace_bytes_total",
             &labelled(name),
-            int(used.read_bytes + used.write_bytes),
+            int(used.reads.bytes + used.writes.bytes),
         );
     }
     text.help(
@@ -787,18 +802,6 @@ fn usage(core: &Core, text: &mut Text) {
     for (name, _) in &namespaces {
         let n = waiting.get(name).copied().unwrap_or(0);
         text.sample("falconer_namespace_outstanding", &labelled(name), int(n));
-    }
-    // Apache's sets, in its spelling.
-    for (name, count, bytes) in [
-        ("read_per_namespace", (|u| u.reads) as fn(&Use) -> u64, (|u| u.read_bytes) as fn(&Use) -> u64),
-        ("write_per_namespace", |u| u.writes, |u| u.write_bytes),
-    ] {
-        text.head(name, "summary");
-        for (key, used) in &namespaces {
-            let key = quoted(key.trim_start_matches('/'));
-            text.sample(&format!("{name}_count"), &format!("{{key={key}}}"), int(count(used)));
-            text.sample(&format!("{name}_sum"), &format!("{{key={key}}}"), int(bytes(used)));
-        }
     }
     let (_, addresses) = accounting::clients(core, limits::TOP);
     let of = |ip: &std::net::IpAddr| format!("{{address=\"{ip}\"}}");

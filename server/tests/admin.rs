@@ -105,7 +105,10 @@ fn everything_that_dashboards_ask_for_has_a_value() {
         mntr.lines().filter_map(|l| l.split_once('\t')).collect();
     assert!(found["zk_version"].starts_with("3.9.5-"), "{mntr}");
     assert_eq!(found["zk_server_state"], "standalone");
-    for key in monitor_keys() {
+    let per_namespace = ["read", "write"].iter().flat_map(|what| {
+        ["avg", "min", "max", "cnt", "sum"].map(|kind| format!("{kind}_load_{what}_per_namespace"))
+    });
+    for key in monitor_keys().into_iter().chain(per_namespace) {
         let value = found.get(format!("zk_{key}").as_str()).unwrap_or_else(|| panic!("mntr lacks zk_{key}"));
         assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "zk_{key} is {value}");
     }
@@ -210,7 +213,9 @@ fn prometheus_has_a_port_of_its_own_where_it_is_asked_for() {
     check_exposition(&http(server.metrics, "GET", "/metrics", &["Host: zk-0.zk.svc:7000"]).text());
     assert_eq!(http(server.metrics, "GET", "/commands/ruok", &[]).status, 404);
     let mntr = server.four_letter_word("mntr");
-    assert!(mntr.contains("zk_fsynctime{quantile=\"0.5\"}\t"), "{mntr}");
+    for wanted in ["fsynctime{quantile=\"0.5\"}", "read_per_namespace_count{key=\"load\"}"] {
+        assert!(mntr.contains(&format!("zk_{wanted}\t")), "{mntr}");
+    }
     assert!(mntr.lines().any(|l| l.starts_with("zk_znode_count\t") && l.ends_with(".0")), "{mntr}");
 }
 
@@ -396,6 +401,8 @@ fn a_snapshot_needs_a_credential_is_limited_and_starts_another_server() {
     assert_eq!(taken.header("content-type"), Some("application/octet-stream"));
     assert_eq!(taken.header("snapshot_size").unwrap().parse::<usize>().unwrap(), taken.body.len());
     let zxid = taken.header("last_zxid").unwrap().strip_prefix("0x").unwrap().to_owned();
+    let name = format!("attachment; filename=\"snapshot.{zxid}\"");
+    assert_eq!(taken.header("content-disposition"), Some(&*name), "curl -O -J takes it");
     assert!(taken.body.starts_with(b"ZKSN"));
     assert_eq!(snapshot(&["Authorization: digest a:b"]).status, 429, "one a second");
     assert_eq!(http(server.admin, "POST", "/commands/snapshot", &["Authorization: ip"]).status, 405);

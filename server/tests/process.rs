@@ -255,6 +255,13 @@ fn faults_of_the_configuration_end_in_one_line_with_its_own_exit_code() {
     let (code, text) = run(&write_config(dir.path(), "dataDir=/proc/nothing/here"));
     assert_eq!(code, Some(3), "{text}");
 
+    let blocked = dir.path().join("blocked");
+    std::fs::create_dir(&blocked).unwrap();
+    std::fs::write(blocked.join("log"), "").unwrap();
+    let (code, text) = run(&write_config(dir.path(), &format!("dataDir={}", blocked.display())));
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("a file is in the way"), "{text}");
+
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let (code, text) = run(&write_config(dir.path(), &format!("clientPort={port}")));

@@ -57,6 +57,11 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Path { path, source } => write!(f, "can't look at {}: {source}", path.display()),
+            Error::Nothing { path, what: what @ "snapshot" } if path.join("superblock").exists() => write!(
+                f,
+                "no {what} in {} yet: the server writes one when snapCount or snapSizeLimitInKb say so; its log has everything",
+                path.display()
+            ),
             Error::Nothing { path, what } => write!(
                 f,
                 "no {what} in {}: name a data directory (dataDir or dataLogDir of zoo.cfg), its version-2, or a file",

@@ -81,9 +81,9 @@ impl Tree {
         out
     }
 
-    /// How many paths a connection watches; its recursive watches are not counted.
+    /// How many paths a connection watches, each recursive watch one of its own.
     pub fn watches_of(&self, conn: ConnId) -> usize {
-        self.watched.of(conn)
+        self.recursive.read().of(conn) + self.watched.of(conn)
     }
 
     /// Watchers below each top-level path, without plain child watches. Looks at every watch.

@@ -224,9 +224,9 @@ fn usage(core: &Core, watches: u64, out: &mut Json) {
             "name": name,
             "requests": u.requests,
             "error": u.error,
-            "reads": u.reads,
-            "writes": u.writes,
-            "bytes": u.read_bytes + u.write_bytes,
+            "reads": u.reads.count,
+            "writes": u.writes.count,
+            "bytes": u.reads.bytes + u.writes.bytes,
             "outstanding": outstanding,
             "watches": watches,
         })
@@ -290,7 +290,7 @@ fn warnings(core: &Core, process: &Process) -> Vec<String> {
     }
     let rejected = core.stats.get(Counter::Rejected);
     if rejected > 0 {
-        out.push(format!("{rejected} connections were refused: maxClientCnxns, maxCnxns or open files"));
+        out.push(format!("connections were refused: {rejected}; maxClientCnxns, maxCnxns or open files"));
     }
     if process.descriptors * 10 > process.descriptors_max * 8 && process.descriptors_max > 0 {
         out.push(format!("{} of {} file descriptors are open", process.descriptors, process.descriptors_max));

@@ -54,7 +54,7 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
         query.iter().find(|(k, _)| k == "streaming").is_none_or(|(_, v)| v.eq_ignore_ascii_case("true"));
     let mut answer = match streaming {
         true => {
-            let (answer, pieces) = Answer::stream("application/octet-stream", size);
+            let (mut answer, pieces) = Answer::stream("application/octet-stream", size);
             std::thread::spawn(move || {
                 loop {
                     let mut piece = vec![0; PIECE_BYTES];
@@ -70,6 +70,8 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
                     }
                 }
             });
+            let name = format!("attachment; filename=\"snapshot.{:x}\"", zxid.as_u64());
+            answer.headers.push(("content-disposition", name));
             answer
         }
         false => Answer::json(200, &json!({ "command": "snapshot", "error": super::json::Json::Null })),

@@ -114,11 +114,15 @@ impl fmt::Display for Error {
                     "can't connect to {server}: {source}; is a server running there? (-s HOST:PORT names another)"
                 )
             }
-            Error::Lost { server, doing, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
+            // What is refused is closed with the request unread, which resets it.
+            Error::Lost { server, doing, source }
+                if source.kind() == io::ErrorKind::UnexpectedEof
+                    || source.kind() == io::ErrorKind::ConnectionReset && *doing == "the handshake" =>
+            {
                 write!(
                     f,
                     "{server} closed the connection during {doing}; the server may be starting, read-only, or at its limit \
-                     of connections per address (maxClientCnxns in its zoo.cfg, 0 for none)"
+                     of connections per address (maxClientCnxns in its zoo.cfg, 60 unless set, 0 for none; -c takes fewer)"
                 )
             }
             Error::Lost { server, doing, source } => {

@@ -160,9 +160,16 @@ fn page(e: &mut Examination, about: &str, live: &Value) {
         );
     }
     for warning in live["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if HAVE_CHECKS.iter().any(|own| warning.contains(own)) {
+            continue;
+        }
         e.note("warnings", about, warning.to_owned(), "its log, and the page on its admin port, tell more");
     }
 }
+
+/// Words of warnings on a server's page which checks here say with a remedy of their own.
+const HAVE_CHECKS: [&str; 4] =
+    ["writes are refused", "connections were refused", "digests did not fit", "file descriptors are open"];
 
 fn numbers(e: &mut Examination, about: &str, s: &Serving) {
     let get = |key| s.number(key);
@@ -208,7 +215,7 @@ fn numbers(e: &mut Examination, about: &str, s: &Serving) {
         ("unrecoverable_error_count", "errors", "unrecoverable errors were met", "read its log"),
     ] {
         if let Some(n) = get(key).filter(|n| *n > 0.0) {
-            e.note(check, about, format!("{n} {what}"), fix);
+            e.note(check, about, format!("{what}: {n}"), fix);
         }
     }
 }
