@@ -6,7 +6,7 @@ use crate::boot::{Failure, Nobody, tree_config, unfit, with_causes};
 use crate::log::random;
 use crate::snapshots::Snapshots;
 use config::Settings;
-use proto::{Epoch, ServerId, WallMs, Zxid};
+use proto::{Epoch, ServerId, Zxid};
 use snapshot::apache::{self, Start};
 use snapshot::{Catalogue, Kind};
 use std::path::Path;
@@ -57,8 +57,9 @@ pub fn import_apache(
                 snapshot::LoadError::Snapshot(e) => refuse(&e),
                 snapshot::LoadError::Sink(e) => refuse(&unfit(&candidate.name, e)),
             })?;
-            let settled =
-                summary.digest.map(|d| engine::Settled { zxid: d.zxid, digest: d.digest.map(|d| d.value) });
+            // A server that has not applied anything yet, as at its first start, writes a blank: zxid 0, digest 0.
+            let digest = summary.digest.filter(|d| d.zxid > Zxid::ZERO);
+            let settled = digest.map(|d| engine::Settled { zxid: d.zxid, digest: d.digest.map(|d| d.value) });
             importer.finish(candidate.zxid, settled).map_err(|e| refuse(&unfit(&candidate.name, e)))?;
             candidate.zxid
         }
@@ -84,7 +85,7 @@ pub fn import_apache(
     let catalogue = Catalogue::open(snapshot_dir.clone(), None)
         .map_err(|e| Failure::DataDir(format!("the snapshots can't be listed: {}", with_causes(&e))))?;
     let own = Snapshots::new(snapshot_dir.clone(), catalogue, cluster, server);
-    own.write(&tree, &|| WallMs(0), &|| false, None)
+    own.write(&tree, &crate::core::wall_now, &|| false, None)
         .map_err(|e| Failure::DataDir(format!("the imported state can't be written: {e}")))?;
     tracing::info!(
         zxid = %tree.applied(),

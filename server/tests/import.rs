@@ -108,3 +108,18 @@ fn data_of_3_8_0_is_taken_over_exactly() {
 fn data_of_3_9_5_is_taken_over_exactly() {
     check("3.9.5");
 }
+
+/// A server writes its first snapshot before it has applied anything, with a blank where the digest stands.
+#[test]
+fn the_first_snapshot_of_a_server_has_no_digest_to_fit() {
+    let sample =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../snapshot/tests/data/zk-3.9.5/version-2/snapshot.0.gz");
+    let dir = TempDir::new();
+    let version_2 = dir.path().join("data/version-2");
+    std::fs::create_dir_all(&version_2).unwrap();
+    std::fs::copy(sample, version_2.join("snapshot.0.gz")).unwrap();
+    let server = Server::start(&write_config(dir.path(), ""));
+    let mntr = server.four_letter_word("mntr");
+    assert!(mntr.contains("zk_znode_count\t5\n"), "{mntr}");
+    assert!(mntr.contains("zk_digest_mismatches_count\t0\n"), "{mntr}");
+}

@@ -301,7 +301,9 @@ fn read(core: &Core, mut upload: Upload) -> Result<State, String> {
         last = last.max(summary.last_processed.unwrap_or(Zxid::ZERO));
         if let Some(d) = summary.digest {
             last = last.max(d.zxid);
-            digest = d.digest.filter(|_| summary.last_processed == Some(d.zxid)).map(|d| d.value);
+            // One of zxid 0 is blank: its server had not applied anything yet.
+            let of_the_end = summary.last_processed == Some(d.zxid) && d.zxid > Zxid::ZERO;
+            digest = d.digest.filter(|_| of_the_end).map(|d| d.value);
         }
     }
     let newest = last.max(Zxid::from_u64(taken.newest.into_inner()));
