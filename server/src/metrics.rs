@@ -524,8 +524,11 @@ fn by_server(core: &Core) -> Vec<(ServerId, Summary)> {
     acknowledged.chain(sizes).chain(times).collect()
 }
 
+/// One of the two kinds of sizes of a path.
+type SizesOf = fn(&Use) -> Sizes;
+
 /// Apache's summaries of the bytes read and written by top-level path.
-const PER_NAMESPACE: [(&str, fn(&Use) -> Sizes); 2] =
+const PER_NAMESPACE: [(&str, SizesOf); 2] =
     [("read_per_namespace", |used| used.reads), ("write_per_namespace", |used| used.writes)];
 
 /// Apache's counter of what hard quotas refused, by top-level path.
