@@ -19,10 +19,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Requests by top-level path: one table for each event loop.
 pub struct Namespaces {
+    /// The last one is that of all threads that have none of their own.
     tables: Box<[Arc<Table>]>,
+    /// They answer what waited behind writes.
+    others: Mutex<Writing>,
 }
 
-/// What one event loop has counted. It alone writes.
+/// What one event loop has counted. It alone writes; into that of the other threads, whoever holds its lock.
 struct Table {
     slots: [Slot; limits::NAMESPACES],
     names: Mutex<Vec<Box<[u8]>>>,
@@ -184,22 +187,22 @@ impl Namespaces {
     pub fn new(loops: usize) -> Namespaces {
         let table =
             || Arc::new(Table { slots: std::array::from_fn(|_| Slot::default()), names: Mutex::default() });
-        Namespaces { tables: (0..loops).map(|_| table()).collect() }
+        let tables: Box<[_]> = (0..=loops).map(|_| table()).collect();
+        let others = Mutex::new(Writing::new(tables[loops].clone()));
+        Namespaces { tables, others }
     }
 
     /// Gives the calling thread the table of event loop `index`.
     pub fn claim(&self, index: usize) {
-        let table = self.tables[index].clone();
-        let writing = Writing { table, places: HashMap::new(), last: (Box::default(), usize::MAX) };
+        let writing = Writing::new(self.tables[index].clone());
         WRITING.with_borrow_mut(|w| *w = Some(writing));
     }
 
-    /// Counts requests of the calling event loop.
-    fn count(name: &[u8], reads: &Sizes, writes: &Sizes) {
-        WRITING.with_borrow_mut(|w| {
-            if let Some(w) = w {
-                w.count(name, reads, writes);
-            }
+    /// Counts requests, in the table of the calling thread if it has one.
+    fn count(&self, name: &[u8], reads: &Sizes, writes: &Sizes) {
+        WRITING.with_borrow_mut(|w| match w {
+            Some(w) => w.count(name, reads, writes),
+            None => self.others.lock().count(name, reads, writes),
         });
     }
 
@@ -225,6 +228,10 @@ impl Namespaces {
 }
 
 impl Writing {
+    fn new(table: Arc<Table>) -> Writing {
+        Writing { table, places: HashMap::new(), last: (Box::default(), usize::MAX) }
+    }
+
     fn count(&mut self, name: &[u8], reads: &Sizes, writes: &Sizes) {
         if self.last.1 == usize::MAX || *self.last.0 != *name {
             let place = self.places.get(name).copied().unwrap_or_else(|| self.place(name));
@@ -271,13 +278,13 @@ pub struct Tally {
 
 impl Tally {
     /// Goes over to the top-level path of a request; false: it has none, and is not to be counted.
-    pub fn enter(&mut self, op: OpCode, body: &[u8]) -> bool {
+    pub fn enter(&mut self, op: OpCode, body: &[u8], namespaces: &Namespaces) -> bool {
         if self.op == Some(op) && self.stays(body) {
             return true;
         }
         let Some(name) = namespace(op, body) else { return false };
         if *self.name != *name {
-            self.flush();
+            self.flush(namespaces);
             self.name.clear();
             self.name.extend_from_slice(name);
         }
@@ -311,13 +318,10 @@ impl Tally {
     }
 
     /// The end of the run.
-    pub fn flush(&mut self) {
+    pub fn flush(&mut self, namespaces: &Namespaces) {
         if self.reads.count + self.writes.count > 0 {
-            Namespaces::count(
-                &self.name,
-                &std::mem::take(&mut self.reads),
-                &std::mem::take(&mut self.writes),
-            );
+            let (reads, writes) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));
+            namespaces.count(&self.name, &reads, &writes);
         }
     }
 }
@@ -488,11 +492,12 @@ mod tests {
             ("/", OpCode::GetData),
             ("/a", OpCode::GetData),
         ] {
-            assert!(tally.enter(op, &body(path)), "{path}");
+            assert!(tally.enter(op, &body(path), &n), "{path}");
             tally.read(path.len() as u64);
         }
-        assert!(!tally.enter(OpCode::GetData, &body("x")) && !tally.enter(OpCode::Ping, &[]));
-        tally.flush();
+        assert!(!tally.enter(OpCode::GetData, &body("x"), &n) && !tally.enter(OpCode::Ping, &[], &n));
+        // A thread that has no table.
+        std::thread::scope(|scope| scope.spawn(|| tally.flush(&n)).join().unwrap());
         let top = n.top(9);
         let found: Vec<_> = top.iter().map(|(name, u)| (&**name, u.requests)).collect();
         assert_eq!(found, [("/a", 4), ("/", 1), ("/ab", 1)]);
@@ -529,13 +534,13 @@ mod tests {
             let name = if i % 2 == 0 { format!("/busy{}", x % 5) } else { format!("/rare{}", x % 100_000) };
             let (mut request, mut tally) = (body(&format!("{name}/x")), Tally::default());
             request.push(0);
-            assert!(tally.enter(OpCode::GetData, &request) && tally.enter(OpCode::GetData, &request));
+            assert!(tally.enter(OpCode::GetData, &request, &n) && tally.enter(OpCode::GetData, &request, &n));
             if i % 4 == 0 {
                 tally.write(10)
             } else {
                 tally.read(10)
             }
-            tally.flush();
+            tally.flush(&n);
             *truth.entry(name).or_default() += 1;
         }
         let top = n.top(5);

@@ -8,7 +8,7 @@ mod role;
 
 pub use replace::NotReplaced;
 
-use crate::accounting::{Gone, Namespaces};
+use crate::accounting::{Gone, Namespaces, Tally};
 use crate::audit;
 use crate::conn::{AttachedSession, Conn, ConnTable};
 use crate::event_loop::{self, LoopHandle, Message};
@@ -1275,6 +1275,7 @@ impl Clients for Step<'_> {
             self.core.stats.add(Counter::Errors, 1);
         }
         let mut done = 1;
+        let mut tally = Tally::default();
         while let Some(Turn { request, received }) = state.gate.next_local() {
             done += 1;
             state.places.answered();
@@ -1284,6 +1285,13 @@ impl Clients for Step<'_> {
             let kind = self.core.answer_locally(&conn, &request, received, self.now());
             let ns = self.now().0.saturating_sub(received.0);
             self.core.stats.replied(kind, ns, 1);
+            if self.core.stats.is_detailed()
+                && let Ok(header) = RequestHeader::decode(&mut Reader::new(&request))
+                && let Some(op) = OpCode::from_wire(header.op)
+                && tally.enter(op, &request[RequestHeader::LEN..], &self.core.namespaces)
+            {
+                tally.read(conn.outlet.sent.appended.load(Ordering::Relaxed));
+            }
             if self.core.requests.is_slow(ns) {
                 self.core.requests.slow_read(self.core, &conn, &request, ns, vec![(Stage::Admit, ns)]);
             }
@@ -1291,6 +1299,7 @@ impl Clients for Step<'_> {
                 conn.flush();
             }
         }
+        tally.flush(&self.core.namespaces);
         self.core.outstanding.fetch_sub(done, Ordering::Relaxed);
         self.replies.store(self.replies.load(Ordering::Relaxed) + done as u64, Ordering::Relaxed);
         let resume = !state.gate.is_full();

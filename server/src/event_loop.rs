@@ -477,7 +477,7 @@ impl Owned {
         if let Some((op, n)) = run {
             core.stats.operations_asked(op, n);
         }
-        self.tally.flush();
+        self.tally.flush(&core.namespaces);
         core.stats.stage(Stage::Decode, now, at, since);
         if reads + pings == 0 {
             self.conn.flush();
@@ -738,7 +738,7 @@ impl Owned {
                 _ => false,
             },
         };
-        let counted = core.stats.is_detailed() && self.tally.enter(op, body);
+        let counted = core.stats.is_detailed() && self.tally.enter(op, body, &core.namespaces);
         if ordered {
             state.places.admit(counted.then(|| self.tally.name()));
             if counted {
@@ -758,10 +758,7 @@ impl Owned {
             core.outstanding.fetch_sub(1, Ordering::Relaxed);
         } else {
             core.stats.measure(Measure::BehindWrites, state.gate.len() as u64, 1);
-            if counted {
-                // Its reply comes later, from another thread: counted without its bytes.
-                self.tally.read(0);
-            }
+            // Counted when it is answered, maybe by another thread.
             state.gate.admit_local(payload, now);
             state.places.admit(counted.then(|| self.tally.name()));
         }

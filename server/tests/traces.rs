@@ -122,3 +122,29 @@ fn use_is_told_by_path_and_by_address_and_stays_bounded() {
     assert!(value("falconer_client_requests_total{address=\"127.0.0.1\"}") >= 701.0);
     assert!(page.lines().filter(|l| l.starts_with("falconer_namespace_requests_total{")).count() <= 16);
 }
+
+/// Reads that wait behind writes are counted with the bytes of their replies, whichever thread answers them.
+#[test]
+fn what_waits_behind_a_write_is_counted_in_full() {
+    let dir = TempDir::new();
+    let server = Server::start(&write_config(dir.path(), "admin.serverPort=0"));
+    let mut client = Client::connect(server.port, 10_000);
+    client.create("/mixed", &[b'x'; 1000], 0).unwrap();
+    let mut bytes = 0;
+    for _ in 0..20 {
+        client.send(OpCode::SetData, &set_body("/mixed", &[b'y'; 1000], -1));
+        for _ in 0..10 {
+            let mut body = Vec::new();
+            body.put_str("/mixed");
+            body.put_bool(false);
+            client.send(OpCode::GetData, &body);
+        }
+        assert_eq!(client.receive().header.err, 0);
+        // Each with its length and its head.
+        bytes += (0..10).map(|_| 4 + 16 + client.receive().body.len()).sum::<usize>();
+    }
+    let monitor = http(server.admin, "GET", "/commands/monitor", &[]).json();
+    let value = |name: &str| monitor[format!("{name}_mixed_read_per_namespace")].as_u64().unwrap();
+    assert_eq!((value("cnt"), value("sum")), (200, bytes as u64));
+    assert_eq!((value("min"), value("max")), (bytes as u64 / 200, bytes as u64 / 200));
+}
