@@ -18,6 +18,7 @@ use crate::log::{DiskJob, LogQueue};
 use crate::outlet::Flush;
 use crate::peers::link::{Job, Link};
 use crate::peers::{Peers, jobs};
+use crate::placement;
 use crate::requests::{Requests, Trace};
 use crate::stats::{Counter, Measure, ServerStats};
 use engine::acl::Schemes;
@@ -32,6 +33,7 @@ use proto::peer::{FromLeader, FromLearner, Notification, Packet, kind as packet_
 use proto::session::password;
 use proto::txn::{Record, RecordBatch, TxnHeader};
 use proto::{Code, ConnId, Durable, DurableEpochs, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid};
+use rustix::thread::CpuSet;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -635,9 +637,10 @@ impl Core {
                 let here = event_loop::current();
                 touched.sort_unstable_by_key(|c| (Some(c.owner) == here, c.owner));
                 let others = touched.partition_point(|c| Some(c.owner) != here);
+                let mut taken = if others < touched.len() { placement::here() } else { CpuSet::new() };
                 for group in touched[..others].chunk_by(|a, b| a.owner == b.owner) {
                     let other = &self.loops[group[0].owner];
-                    other.place.clear_of_here();
+                    other.place.clear_of(&mut taken, self.loops.len());
                     other.send(Message::Flush(group.to_vec()));
                 }
                 touched.drain(..others);

@@ -3,8 +3,8 @@
 //! A thread is woken on the CPU on which it ran last, unless the kernel finds an idle one. The guest of a hypervisor may
 //! find none: to it a halted virtual CPU looks like one that was taken away. A loop that ran last where its waker runs is
 //! then queued behind the waker, for as long as that writes to its own sockets, while another CPU sleeps: a fan-out to
-//! 1,000 connections took 6 ms on two CPUs instead of 3.5. So a waker that has much to write itself sends the loop away
-//! from its own CPU first ([`Place::clear_of_here`]), and the loop, once it runs elsewhere, may run everywhere again
+//! 1,000 connections took 6 ms on two CPUs instead of 3.5. So whoever wakes the loops of a fan-out sends those that would meet on
+//! one CPU, or on its own if it writes itself, to others first ([`Place::clear_of`]), and the loop, once it runs elsewhere, may run everywhere again
 //! ([`Place::free`]). Refusals of the kernel are ignored: it is a matter of speed only.
 
 use parking_lot::Mutex;
@@ -29,21 +29,27 @@ impl Place {
         self.cpu.store(sched_getcpu(), Ordering::Relaxed);
     }
 
-    /// Sends the thread, which sleeps, away from the CPU of the caller, if it would wake there and may run elsewhere.
-    pub fn clear_of_here(&self) {
-        let here = sched_getcpu();
+    /// Has the thread, which sleeps and is one of `together`, wake on none of the CPUs that are `taken`, if there is another;
+    /// that one is taken from then on.
+    pub fn clear_of(&self, taken: &mut CpuSet, together: usize) {
         let Some(&thread) = self.thread.get() else { return };
-        if self.cpu.load(Ordering::Relaxed) != here {
-            return;
-        }
         let mut before = self.allowed.lock();
         if before.is_some() {
             return;
         }
         let Ok(allowed) = sched_getaffinity(Some(thread)) else { return };
-        let mut others = allowed;
-        others.unset(here);
-        if others.count() > 0 && sched_setaffinity(Some(thread), &others).is_ok() {
+        let free = |&cpu: &usize| cpu < CpuSet::MAX_CPU && allowed.is_set(cpu) && !taken.is_set(cpu);
+        let last = Some(self.cpu.load(Ordering::Relaxed)).filter(free);
+        let Some(cpu) = last.or_else(|| (0..CpuSet::MAX_CPU).find(free)) else { return };
+        let mut others = CpuSet::new();
+        if allowed.count() as usize > together {
+            // There are CPUs to spare: who else runs on them the kernel knows better.
+            (0..CpuSet::MAX_CPU).filter(free).for_each(|c| others.set(c));
+        } else {
+            others.set(cpu);
+        }
+        taken.set(cpu);
+        if sched_setaffinity(Some(thread), &others).is_ok() {
             *before = Some(allowed);
         }
     }
@@ -56,43 +62,62 @@ impl Place {
     }
 }
 
+/// The CPU on which the caller runs.
+pub fn here() -> CpuSet {
+    let mut here = CpuSet::new();
+    let cpu = sched_getcpu();
+    if cpu < CpuSet::MAX_CPU {
+        here.set(cpu);
+    }
+    here
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::mpsc;
 
-    #[test]
-    fn a_thread_is_sent_away_and_freed() {
-        let allowed = sched_getaffinity(None).unwrap();
-        let here = (0..CpuSet::MAX_CPU).find(|&c| allowed.is_set(c)).unwrap();
-        let mut only_here = CpuSet::new();
-        only_here.set(here);
+    /// Where a thread may run after it was sent away from the CPUs `taken`, and after it was freed.
+    fn sent_away(taken: &mut CpuSet, together: usize) -> (CpuSet, CpuSet) {
         let place = Arc::new(Place::default());
         let (tell, told) = mpsc::channel::<()>();
         let (say, said) = mpsc::channel();
         let theirs = Arc::clone(&place);
         let thread = std::thread::spawn(move || {
             theirs.note();
-            theirs.cpu.store(here, Ordering::Relaxed);
             say.send(()).unwrap();
             told.recv().unwrap();
-            say.send(()).unwrap();
             let sent_to = sched_getaffinity(None).unwrap();
             theirs.free();
             (sent_to, sched_getaffinity(None).unwrap())
         });
         said.recv().unwrap();
-        sched_setaffinity(None, &only_here).unwrap();
-        place.clear_of_here();
+        place.clear_of(taken, together);
         tell.send(()).unwrap();
-        said.recv().unwrap();
-        let (sent_to, freed) = thread.join().unwrap();
-        sched_setaffinity(None, &allowed).unwrap();
-        let mut others = allowed;
-        others.unset(here);
-        // With one CPU there is nowhere to go.
-        assert!(sent_to == if others.count() > 0 { others } else { allowed });
-        assert!(freed == allowed);
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn threads_are_sent_to_cpus_that_are_not_taken_and_freed() {
+        let allowed = sched_getaffinity(None).unwrap();
+        let cpus = allowed.count() as usize;
+        let mut taken = CpuSet::new();
+        for n in 1..=cpus + 1 {
+            let was = taken;
+            let (sent_to, freed) = sent_away(&mut taken, cpus);
+            assert!(freed == allowed);
+            // When each has a thread there is nowhere to go.
+            assert!(if n <= cpus { sent_to.count() == 1 } else { sent_to == allowed });
+            assert!((0..CpuSet::MAX_CPU).all(|c| n > cpus || !(sent_to.is_set(c) && was.is_set(c))));
+            assert_eq!(taken.count() as usize, n.min(cpus));
+        }
+    }
+
+    #[test]
+    fn with_cpus_to_spare_the_kernel_chooses_among_them() {
+        let allowed = sched_getaffinity(None).unwrap();
+        let (sent_to, freed) = sent_away(&mut CpuSet::new(), 0);
+        assert!(sent_to == allowed && freed == allowed);
     }
 }
