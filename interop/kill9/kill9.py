@@ -42,6 +42,8 @@ EXPIRY_WAIT = 30.0
 # Nodes a writer holds at most before it deletes some.
 NODES = 60
 SEQUENCE_NODES = 25
+# A version that no node reaches: who checks for it is refused.
+NO_VERSION = 2_000_000_000
 
 
 class AuditError(Exception):
@@ -143,7 +145,7 @@ class Writer:
         if kind == "multi":
             members = [self.encode(member) for member in request[1]]
             if request[2]:
-                members.append((wire.CHECK, wire.string(self.base) + wire.i32(12345)))
+                members.append((wire.CHECK, wire.string(self.base) + wire.i32(NO_VERSION)))
             return wire.MULTI, wire.multi_record(members)
         return wire.CLOSE_SESSION, b""
 
