@@ -49,12 +49,15 @@ struct SizesCell {
     /// The complement of the smallest, so that nothing counted is 0.
     least: AtomicU64,
     most: AtomicU64,
+    spread: Spread<AtomicU64>,
 }
 
 impl SizesCell {
     fn add(&self, run: &Sizes) {
         add(&self.count, run.count);
         add(&self.bytes, run.bytes);
+        // The requests of a run are alike, and cost no more than one.
+        add(&self.spread.0[bucket(run.bytes / run.count)], run.count);
         self.least.store(self.least.load(Relaxed).max(!run.least), Relaxed);
         self.most.store(self.most.load(Relaxed).max(run.most), Relaxed);
     }
@@ -69,9 +72,49 @@ impl SizesCell {
     }
 
     fn clear(&self) {
-        [&self.count, &self.bytes, &self.least, &self.most]
-            .into_iter()
-            .for_each(|cell| cell.store(0, Relaxed));
+        let all = [&self.count, &self.bytes, &self.least, &self.most];
+        all.into_iter().chain(&self.spread.0).for_each(|cell| cell.store(0, Relaxed));
+    }
+}
+
+/// How many of each size: two buckets for each doubling of the bytes, those of 16 MiB and more in the last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Spread<N>([N; SPREAD]);
+
+/// 0, and two for each doubling to 16 MiB, the most that `jute.maxbuffer` is sensibly set to.
+const SPREAD: usize = 1 + 2 * 24;
+
+impl<N: Default> Default for Spread<N> {
+    fn default() -> Self {
+        Spread(std::array::from_fn(|_| N::default()))
+    }
+}
+
+fn bucket(bytes: u64) -> usize {
+    let Some(log) = bytes.checked_ilog2() else { return 0 };
+    let upper_half = log > 0 && bytes >> (log - 1) & 1 == 1;
+    (1 + 2 * log as usize + usize::from(upper_half)).min(SPREAD - 1)
+}
+
+impl Spread<u64> {
+    /// The size that half of them do not exceed, to a quarter of it; 0 of none. It lies within what `sizes` allows, so it is exact if
+    /// all are alike.
+    fn median(&self, sizes: &Sizes) -> u64 {
+        let all: u64 = self.0.iter().sum();
+        let mut left = all.div_ceil(2);
+        let found = self.0.iter().position(|&n| {
+            left = left.saturating_sub(n);
+            left == 0
+        });
+        match found {
+            Some(i) if all > 0 && sizes.count > 0 => {
+                let (log, half) = ((i.max(1) - 1) / 2, (i.max(1) - 1) % 2);
+                // The middle of the bucket: 1.25 or 1.75 times the power of two.
+                let middle = if i == 0 { 0 } else { (5 + 2 * half as u64) << log >> 2 };
+                middle.clamp(sizes.least, sizes.most)
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -130,14 +173,31 @@ pub struct Use {
     pub reads: Sizes,
     /// Writes and syncs, and their requests.
     pub writes: Sizes,
+    read_spread: Spread<u64>,
+    write_spread: Spread<u64>,
 }
 
 impl Use {
-    fn add(&mut self, other: &Use) {
-        self.requests += other.requests;
-        self.error += other.error;
-        self.reads.add(&other.reads);
-        self.writes.add(&other.writes);
+    /// The median of the bytes of a reply to a read, to a quarter of it; 0 without reads.
+    pub fn read_median(&self) -> u64 {
+        self.read_spread.median(&self.reads)
+    }
+
+    /// The median of the bytes of a request to write, to a quarter of it; 0 without writes.
+    pub fn write_median(&self) -> u64 {
+        self.write_spread.median(&self.writes)
+    }
+
+    fn add(&mut self, slot: &Slot) {
+        self.requests += slot.requests.load(Relaxed);
+        self.error += slot.inherited.load(Relaxed);
+        for (cell, sizes, spread) in [
+            (&slot.reads, &mut self.reads, &mut self.read_spread),
+            (&slot.writes, &mut self.writes, &mut self.write_spread),
+        ] {
+            sizes.add(&cell.read());
+            spread.0.iter_mut().zip(&cell.spread.0).for_each(|(all, n)| *all += n.load(Relaxed));
+        }
     }
 }
 
@@ -211,13 +271,7 @@ impl Namespaces {
         let mut all: HashMap<String, Use> = HashMap::new();
         for table in &self.tables {
             for (name, slot) in table.names.lock().iter().zip(&table.slots) {
-                let used = Use {
-                    requests: slot.requests.load(Relaxed),
-                    error: slot.inherited.load(Relaxed),
-                    reads: slot.reads.read(),
-                    writes: slot.writes.read(),
-                };
-                all.entry(String::from_utf8_lossy(name).into_owned()).or_default().add(&used);
+                all.entry(String::from_utf8_lossy(name).into_owned()).or_default().add(slot);
             }
         }
         let mut all: Vec<_> = all.into_iter().collect();
@@ -458,6 +512,28 @@ mod tests {
         let mut b = Vec::new();
         b.put_str(path);
         b
+    }
+
+    #[test]
+    fn a_median_is_right_to_a_quarter_and_exact_of_equals() {
+        for sizes in
+            [&[0u64, 0, 0][..], &[7; 5], &[1, 2, 3], &[100, 200, 5000], &[96; 3], &[1, 40_000_000], &[]]
+        {
+            let (cell, mut all) = (SizesCell::default(), Use::default());
+            for &bytes in sizes {
+                let mut run = Sizes::default();
+                run.one(bytes);
+                cell.add(&run);
+            }
+            all.reads.add(&cell.read());
+            all.read_spread.0.iter_mut().zip(&cell.spread.0).for_each(|(all, n)| *all += n.load(Relaxed));
+            let (found, wanted) =
+                (all.read_median(), sizes.get(sizes.len().div_ceil(2).max(1) - 1).copied().unwrap_or(0));
+            assert!(found.abs_diff(wanted) * 4 <= wanted, "{sizes:?}: {found}");
+            if sizes.windows(2).all(|w| w[0] == w[1]) {
+                assert_eq!(found, wanted, "{sizes:?}");
+            }
+        }
     }
 
     #[test]

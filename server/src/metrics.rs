@@ -525,11 +525,14 @@ fn by_server(core: &Core) -> Vec<(ServerId, Summary)> {
 }
 
 /// One of the two kinds of sizes of a path.
-type SizesOf = fn(&Use) -> Sizes;
+/// Sizes, and their median.
+type SizesOf = fn(&Use) -> (Sizes, u64);
 
 /// Apache's summaries of the bytes read and written by top-level path.
-const PER_NAMESPACE: [(&str, SizesOf); 2] =
-    [("read_per_namespace", |used| used.reads), ("write_per_namespace", |used| used.writes)];
+const PER_NAMESPACE: [(&str, SizesOf); 2] = [
+    ("read_per_namespace", |used| (used.reads, used.read_median())),
+    ("write_per_namespace", |used| (used.writes, used.write_median())),
+];
 
 /// Apache's counter of what hard quotas refused, by top-level path.
 const REFUSED: &str = "quota_exceeded_error_per_namespace";
@@ -543,7 +546,7 @@ pub fn monitor(core: &Core) -> Vec<(String, Number)> {
     for (key, used) in core.namespaces.top(limits::TOP) {
         let key = key.trim_start_matches('/');
         for (name, sizes) in PER_NAMESPACE {
-            let s = sizes(&used);
+            let (s, _) = sizes(&used);
             let mean = s.bytes as f64 / s.count.max(1) as f64;
             all.extend([
                 (format!("avg_{key}_{name}"), Number::Real((mean * 10_000.0).round() / 10_000.0)),
@@ -650,9 +653,13 @@ fn apache(core: &Core, process: &Process, text: &mut Text) {
     for (name, sizes) in PER_NAMESPACE {
         text.head(name, "summary");
         for (key, used) in &namespaces {
-            let key = format!("{{key={}}}", quoted(key.trim_start_matches('/')));
-            text.sample(&format!("{name}_count"), &key, int(sizes(used).count));
-            text.sample(&format!("{name}_sum"), &key, int(sizes(used).bytes));
+            let key = quoted(key.trim_start_matches('/'));
+            let (s, median) = sizes(used);
+            let middle = format!("{{key={key},quantile=\"0.5\"}}");
+            let key = format!("{{key={key}}}");
+            text.sample(name, &middle, int(median));
+            text.sample(&format!("{name}_count"), &key, int(s.count));
+            text.sample(&format!("{name}_sum"), &key, int(s.bytes));
         }
     }
     let refused = core.tree.quota_refusals();

@@ -213,7 +213,12 @@ fn prometheus_has_a_port_of_its_own_where_it_is_asked_for() {
     check_exposition(&http(server.metrics, "GET", "/metrics", &["Host: zk-0.zk.svc:7000"]).text());
     assert_eq!(http(server.metrics, "GET", "/commands/ruok", &[]).status, 404);
     let mntr = server.four_letter_word("mntr");
-    for wanted in ["fsynctime{quantile=\"0.5\"}", "read_per_namespace_count{key=\"load\"}"] {
+    for wanted in [
+        "fsynctime{quantile=\"0.5\"}",
+        "read_per_namespace_count{key=\"load\"}",
+        "read_per_namespace{key=\"load\",quantile=\"0.5\"}",
+        "write_per_namespace{key=\"load\",quantile=\"0.5\"}",
+    ] {
         assert!(mntr.contains(&format!("zk_{wanted}\t")), "{mntr}");
     }
     assert!(mntr.lines().any(|l| l.starts_with("zk_znode_count\t") && l.ends_with(".0")), "{mntr}");
