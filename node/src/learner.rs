@@ -44,7 +44,6 @@ struct ForwardedSync {
 /// The end of a local session that its client has asked for.
 #[derive(Debug)]
 struct LocalClose {
-    conn: ConnId,
     session: SessionId,
     xid: Xid,
     /// Its place among everything that was asked.
@@ -58,8 +57,11 @@ pub(crate) struct Asked {
     syncs: VecDeque<ForwardedSync>,
     /// Who waits for the answer whether a session lives, oldest first, with the time-out asked for.
     revalidations: BTreeMap<SessionId, VecDeque<(ConnId, i32)>>,
-    /// Local sessions whose clients close them behind requests that are with the leader.
-    closes: VecDeque<LocalClose>,
+    /// Local sessions whose clients close them behind requests that are with the leader: one for each connection, which
+    /// asks for nothing more.
+    closes: BTreeMap<ConnId, LocalClose>,
+    /// Of these connections, those that something was answered to since.
+    answered: Vec<ConnId>,
     /// Sessions whose connection is gone since the last ping: their last sign of life is still to be told.
     gone: BTreeMap<SessionId, i32>,
     /// The last ping was answered then, in ms; what was touched before was told.
@@ -84,6 +86,13 @@ impl Asked {
             .iter()
             .any(|f| f.place < place && matches!(f.origin, Origin::Client { conn: c, .. } if c == conn))
             || self.syncs.iter().any(|s| s.place < place && s.conn == conn)
+    }
+
+    /// Something that `conn` has asked is answered, or never will be.
+    fn is_answered(&mut self, conn: ConnId) {
+        if !self.closes.is_empty() && self.closes.contains_key(&conn) {
+            self.answered.push(conn);
+        }
     }
 
     pub fn last_touch(&mut self, session: SessionId, timeout_ms: i32) {
@@ -285,14 +294,23 @@ impl Node {
                 self.in_flight_bytes -= lost.bytes;
                 match lost.origin {
                     Origin::Client { conn, .. } | Origin::Handshake { conn } => {
+                        self.asked.is_answered(conn);
                         clients.close(conn, CloseReason::NotServing);
                     }
-                    Origin::Server => {}
+                    // The upgrade of a local session: nobody else knows it, so its client has to come again.
+                    Origin::Server => {
+                        if let Some(conn) = self.sessions.get(lost.session).and_then(|s| s.conn) {
+                            clients.close(conn, CloseReason::NotServing);
+                        }
+                    }
                 }
             }
         }
         let Some(found) = self.asked.requests.pop_front() else { return Origin::Server };
         self.in_flight_bytes -= found.bytes;
+        if let Origin::Client { conn, .. } = found.origin {
+            self.asked.is_answered(conn);
+        }
         found.origin
     }
 
@@ -308,12 +326,16 @@ impl Node {
             } else {
                 clients.reply(done.conn, done.xid, self.tree.applied(), &WriteReply::Path(&done.path));
             }
+            self.asked.is_answered(done.conn);
             self.release_held(now, done.conn, clients);
         }
-        while let Some(next) = self.asked.closes.iter().position(|c| !self.asked.is_behind(c.conn, c.place))
-            && let Some(LocalClose { conn, session, xid, .. }) = self.asked.closes.remove(next)
-        {
-            self.end_local(conn, xid, session, clients);
+        while let Some(conn) = self.asked.answered.pop() {
+            if let Some(&LocalClose { session, xid, place }) = self.asked.closes.get(&conn)
+                && !self.asked.is_behind(conn, place)
+            {
+                self.asked.closes.remove(&conn);
+                self.end_local(conn, xid, session, clients);
+            }
         }
     }
 
@@ -327,7 +349,8 @@ impl Node {
     ) {
         let place = self.asked.place();
         if self.asked.is_behind(conn, place) {
-            return self.asked.closes.push_back(LocalClose { conn, session, xid, place });
+            self.asked.closes.insert(conn, LocalClose { session, xid, place });
+            return;
         }
         self.end_local(conn, xid, session, clients);
     }

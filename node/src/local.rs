@@ -175,7 +175,7 @@ impl Node {
     /// What this leader knows of a session that a learner asks for: it is local there unless it is known, or was, or its
     /// id says that it was made here.
     pub(crate) fn standing_of_learners(&self, session: SessionId) -> Standing {
-        let made_here = session.0 >> 56 == self.config.me.0;
+        let made_here = (session.0 ^ (self.config.me.0 << 56)) >> 56 == 0;
         if self.config.local_sessions == LocalSessions::Off || made_here || self.sessions.has_ended(session) {
             return Standing::Replicated;
         }

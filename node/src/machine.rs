@@ -778,6 +778,13 @@ impl Node {
             self.in_flight_bytes += path.len();
             return held.push_back(Held::Sync { session, xid, path: path.into() });
         }
+        if self.service == Service::None {
+            return clients.close(conn, CloseReason::NotServing);
+        }
+        if self.sessions.get(session).is_none_or(|s| s.conn != Some(conn)) {
+            // As for a write: its answer would come behind what the client has asked for since, elsewhere or before a role that ended.
+            return clients.close(conn, CloseReason::Moved);
+        }
         match self.service {
             Service::Leading if self.deferred.is_empty() => self.place_sync(now, conn, xid, path, clients),
             Service::Leading => {
@@ -786,7 +793,7 @@ impl Node {
             }
             Service::Following | Service::Observing => self.forward_sync(conn, session, xid, path),
             Service::ReadOnly => self.refuse_write(conn, session, xid, OpCode::Sync, clients),
-            Service::None => clients.close(conn, CloseReason::NotServing),
+            Service::None => unreachable!("it serves"),
         }
     }
 

@@ -62,13 +62,15 @@ impl SizesCell {
         self.most.store(self.most.load(Relaxed).max(run.most), Relaxed);
     }
 
+    /// What is being counted just now may be there in part; of what has no range yet nothing is told.
     fn read(&self) -> Sizes {
-        Sizes {
+        let sizes = Sizes {
             count: self.count.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             least: !self.least.load(Relaxed),
             most: self.most.load(Relaxed),
-        }
+        };
+        if sizes.least > sizes.most { Sizes::default() } else { sizes }
     }
 
     fn clear(&self) {
@@ -97,8 +99,8 @@ fn bucket(bytes: u64) -> usize {
 }
 
 impl Spread<u64> {
-    /// The size that half of them do not exceed, to a quarter of it; 0 of none. It lies within what `sizes` allows, so it is exact if
-    /// all are alike.
+    /// The size that half of them do not exceed, to a quarter of it below 16 MiB; 0 of none. It lies within what `sizes`
+    /// allows, so it is exact if all are alike.
     fn median(&self, sizes: &Sizes) -> u64 {
         let all: u64 = self.0.iter().sum();
         let mut left = all.div_ceil(2);
@@ -107,11 +109,12 @@ impl Spread<u64> {
             left == 0
         });
         match found {
-            Some(i) if all > 0 && sizes.count > 0 => {
+            Some(i) if sizes.count > 0 => {
                 let (log, half) = ((i.max(1) - 1) / 2, (i.max(1) - 1) % 2);
                 // The middle of the bucket: 1.25 or 1.75 times the power of two.
                 let middle = if i == 0 { 0 } else { (5 + 2 * half as u64) << log >> 2 };
-                middle.clamp(sizes.least, sizes.most)
+                // Another thread may be counting.
+                middle.max(sizes.least).min(sizes.most)
             }
             _ => 0,
         }
@@ -512,6 +515,18 @@ mod tests {
         let mut b = Vec::new();
         b.put_str(path);
         b
+    }
+
+    #[test]
+    fn what_is_counted_in_part_is_told_of_as_nothing() {
+        let cell = SizesCell::default();
+        cell.count.store(1, Relaxed);
+        cell.spread.0[5].store(1, Relaxed);
+        assert_eq!(cell.read(), Sizes::default());
+        let spread = Spread(cell.spread.0.each_ref().map(|n| n.load(Relaxed)));
+        for sizes in [Sizes::default(), Sizes { count: 1, ..Sizes::default() }] {
+            assert_eq!(spread.median(&sizes), 0, "{sizes:?}");
+        }
     }
 
     #[test]

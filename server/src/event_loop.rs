@@ -746,6 +746,8 @@ impl Owned {
             }
             if op == OpCode::CloseSession {
                 self.state = State::Closing;
+                // Its answer may have to wait for the log.
+                self.closing_since = now;
             }
         } else if state.gate.is_open() {
             match core.answer_locally(conn, payload, now, self.taken.at) {
@@ -770,7 +772,7 @@ impl Owned {
         self.conn.append_with(|out| put_header_reply(out, xid, -1, Code::Unimplemented.wire()));
         core.stats.replied(Measure::Other, 0, 1);
         self.conn.close_when_flushed();
-        self.state = State::Closing;
+        self.close(core.clock().mono());
         After::Keep
     }
 
@@ -789,7 +791,7 @@ impl Owned {
                 tracing::warn!(peer = %self.conn.peer, scheme = %packet.scheme, "authentication failed");
                 self.conn.append_with(|out| put_header_reply(out, xid, 0, Code::AuthFailed.wire()));
                 self.conn.close_when_flushed();
-                self.state = State::Closing;
+                self.close(core.clock().mono());
             }
         }
         core.stats.replied(Measure::Other, 0, 1);

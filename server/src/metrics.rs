@@ -524,8 +524,7 @@ fn by_server(core: &Core) -> Vec<(ServerId, Summary)> {
     acknowledged.chain(sizes).chain(times).collect()
 }
 
-/// One of the two kinds of sizes of a path.
-/// Sizes, and their median.
+/// One of the two kinds of sizes of a path, and their median.
 type SizesOf = fn(&Use) -> (Sizes, u64);
 
 /// Apache's summaries of the bytes read and written by top-level path.

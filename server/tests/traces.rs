@@ -5,7 +5,7 @@ mod support;
 
 use proto::client::OpCode;
 use proto::jute::Put;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::*;
 
 fn lines(log: &str, what: &str) -> Vec<String> {
@@ -143,8 +143,16 @@ fn what_waits_behind_a_write_is_counted_in_full() {
         // Each with its length and its head.
         bytes += (0..10).map(|_| 4 + 16 + client.receive().body.len()).sum::<usize>();
     }
-    let monitor = http(server.admin, "GET", "/commands/monitor", &[]).json();
-    let value = |name: &str| monitor[format!("{name}_mixed_read_per_namespace")].as_u64().unwrap();
+    let value = |name: &str| {
+        let monitor = http(server.admin, "GET", "/commands/monitor", &[]).json();
+        monitor[format!("{name}_mixed_read_per_namespace")].as_u64().unwrap()
+    };
+    // A reply may leave before it is counted.
+    let since = Instant::now();
+    while value("cnt") < 200 {
+        assert!(since.elapsed() < Duration::from_secs(20), "{} counted", value("cnt"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert_eq!((value("cnt"), value("sum")), (200, bytes as u64));
     assert_eq!((value("min"), value("max")), (bytes as u64 / 200, bytes as u64 / 200));
 }

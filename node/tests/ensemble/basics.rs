@@ -406,7 +406,7 @@ fn a_connection_that_its_client_has_left_says_nothing_more() {
 }
 
 #[test]
-fn a_write_of_a_connection_that_its_session_has_left_is_not_taken() {
+fn what_comes_from_a_connection_that_its_session_has_left_is_not_taken() {
     let mut w = started(3, 0);
     let leader = w.leader().unwrap();
     for s in [leader, 0] {
@@ -415,8 +415,10 @@ fn a_write_of_a_connection_that_its_session_has_left_is_not_taken() {
         w.until(100, "the session moves", |w| w.session(conn) == Some(session));
         // It was read before the connection was closed, and reaches the node behind that.
         w.step_write(left, session, 9, OpCode::Create, &create(&format!("/late{s}"), 0));
+        w.step_sync(left, session, 10, "/");
         w.run(50);
         assert!(!w.exists(leader, &format!("/late{s}")));
+        assert_eq!(w.unheard(left), 0, "neither is answered");
     }
 }
 

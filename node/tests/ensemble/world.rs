@@ -53,6 +53,8 @@ pub struct Line {
     session: Option<(SessionId, Arc<Touch>)>,
     pub seen: Vec<Seen>,
     closed: bool,
+    /// Replies that came when it was closed.
+    unheard: usize,
 }
 
 #[derive(Default)]
@@ -78,6 +80,7 @@ impl Clients for Lines {
     fn reply(&self, conn: ConnId, xid: Xid, zxid: Zxid, reply: &WriteReply<'_>) {
         self.on(conn, |line| {
             if line.closed {
+                line.unheard += 1;
                 return;
             }
             line.gate.complete(xid);
@@ -1046,6 +1049,11 @@ impl World {
         self.lines_of(conn).on(conn, |l| l.closed)
     }
 
+    /// Replies that came when the connection was closed already.
+    pub fn unheard(&self, conn: ConnId) -> usize {
+        self.lines_of(conn).on(conn, |l| l.unheard)
+    }
+
     pub fn seen(&mut self, conn: ConnId) -> Vec<Seen> {
         let seen = self.lines_of(conn).on(conn, |l| std::mem::take(&mut l.seen));
         for s in &seen {
@@ -1098,6 +1106,12 @@ impl World {
         let (s, _) = self.homes[&conn];
         let identity = Arc::new(Identity::new(vec![proto::acl::Id::new("ip", "127.0.0.1")]));
         self.step(s, Input::Write { conn, session, xid: Xid(xid), identity, op, body });
+    }
+
+    /// A sync that reaches the node at once.
+    pub fn step_sync(&mut self, conn: ConnId, session: SessionId, xid: i32, path: &str) {
+        let (s, _) = self.homes[&conn];
+        self.step(s, Input::Sync { conn, session, xid: Xid(xid), path });
     }
 
     /// A write that is alone: its result.
