@@ -725,6 +725,17 @@ impl Node {
         clients.connected(conn, self.accepted(session, timeout_ms, touch));
     }
 
+    /// Whether what this connection asks for its session is taken. Only the connection that a session is attached to speaks for
+    /// it: what is still read from one that its client has left would come behind what the client has asked for since, and its
+    /// answer too.
+    fn may_ask(&self, conn: ConnId, session: SessionId) -> Result<(), CloseReason> {
+        match self.sessions.get(session) {
+            _ if self.service == Service::None => Err(CloseReason::NotServing),
+            Some(s) if s.conn == Some(conn) => Ok(()),
+            _ => Err(CloseReason::Moved),
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the fields of one input")]
     fn handle_write(
         &mut self,
@@ -743,13 +754,8 @@ impl Node {
             self.in_flight_bytes += body.len();
             return held.push_back(Held::Write { session, xid, identity, op, body: body.into() });
         }
-        if self.service == Service::None {
-            return clients.close(conn, CloseReason::NotServing);
-        }
-        if self.sessions.get(session).is_none_or(|s| s.conn != Some(conn)) {
-            // Only the connection that a session is attached to speaks for it: what is still read from one that its client has
-            // left would come behind what the client has asked for since.
-            return clients.close(conn, CloseReason::Moved);
+        if let Err(why) = self.may_ask(conn, session) {
+            return clients.close(conn, why);
         }
         let is_local = || matches!(self.sessions.reach(session), Some(Reach::Local { .. }));
         match self.service {
@@ -778,12 +784,8 @@ impl Node {
             self.in_flight_bytes += path.len();
             return held.push_back(Held::Sync { session, xid, path: path.into() });
         }
-        if self.service == Service::None {
-            return clients.close(conn, CloseReason::NotServing);
-        }
-        if self.sessions.get(session).is_none_or(|s| s.conn != Some(conn)) {
-            // As for a write: its answer would come behind what the client has asked for since, elsewhere or before a role that ended.
-            return clients.close(conn, CloseReason::Moved);
+        if let Err(why) = self.may_ask(conn, session) {
+            return clients.close(conn, why);
         }
         match self.service {
             Service::Leading if self.deferred.is_empty() => self.place_sync(now, conn, xid, path, clients),

@@ -57,6 +57,13 @@ pub enum Reach {
     Guest,
 }
 
+impl Reach {
+    /// Whether the session expires on this server, on which global ones do or don't.
+    fn expires_here(self, global_do: bool) -> bool {
+        global_do || self != Reach::Global
+    }
+}
+
 /// A session as its server knows it.
 #[derive(Debug)]
 pub struct Session {
@@ -150,10 +157,6 @@ impl Sessions {
         Sessions { expires_global: false, ..Sessions::new(tick_ms) }
     }
 
-    fn expires_here(&self, reach: Reach) -> bool {
-        self.expires_global || reach != Reach::Global
-    }
-
     /// The session `id`, newly opened or newly learned of, heard of at `now`.
     pub fn insert(
         &mut self,
@@ -170,7 +173,7 @@ impl Sessions {
             self.not_global -= usize::from(before.reach != Reach::Global);
         }
         self.not_global += usize::from(reach != Reach::Global);
-        if self.expires_here(reach) {
+        if reach.expires_here(self.expires_global) {
             self.buckets.entry(bucket_ms).or_default().push(id);
         }
         touch
@@ -224,7 +227,7 @@ impl Sessions {
             s.timeout_ms = timeout_ms;
             s.touch.touch(now);
             // A later one is found when the bucket that it is in comes up, as after any touch.
-            if (expires_global || s.reach != Reach::Global) && bucket_ms < s.bucket_ms {
+            if s.reach.expires_here(expires_global) && bucket_ms < s.bucket_ms {
                 s.bucket_ms = bucket_ms;
                 self.buckets.entry(bucket_ms).or_default().push(id);
             }
@@ -318,7 +321,7 @@ impl Sessions {
             for id in ids {
                 let Some(s) = self.sessions.get_mut(&id) else { continue };
                 // One that was upgraded on a learner has left what it expires.
-                let is_elsewhere = !self.expires_global && s.reach == Reach::Global;
+                let is_elsewhere = !s.reach.expires_here(self.expires_global);
                 if s.bucket_ms != ended_ms || s.closing || is_elsewhere {
                     continue;
                 }

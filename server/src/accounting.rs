@@ -9,6 +9,7 @@
 use crate::conn::Conn;
 use crate::core::Core;
 use crate::limits;
+use crate::stats::{Counted, Histogram, Run, Writer};
 use parking_lot::Mutex;
 use proto::client::OpCode;
 use std::cell::RefCell;
@@ -37,121 +38,12 @@ struct Slot {
     /// Requests, with those inherited.
     requests: AtomicU64,
     inherited: AtomicU64,
-    reads: SizesCell,
-    writes: SizesCell,
+    reads: Histogram,
+    writes: Histogram,
 }
 
-/// [`Sizes`] that one thread adds to and others read.
-#[derive(Default)]
-struct SizesCell {
-    count: AtomicU64,
-    bytes: AtomicU64,
-    /// The complement of the smallest, so that nothing counted is 0.
-    least: AtomicU64,
-    most: AtomicU64,
-    spread: Spread<AtomicU64>,
-}
-
-impl SizesCell {
-    fn add(&self, run: &Sizes) {
-        add(&self.count, run.count);
-        add(&self.bytes, run.bytes);
-        // The requests of a run are alike, and cost no more than one.
-        add(&self.spread.0[bucket(run.bytes / run.count)], run.count);
-        self.least.store(self.least.load(Relaxed).max(!run.least), Relaxed);
-        self.most.store(self.most.load(Relaxed).max(run.most), Relaxed);
-    }
-
-    /// What is being counted just now may be there in part; of what has no range yet nothing is told.
-    fn read(&self) -> Sizes {
-        let sizes = Sizes {
-            count: self.count.load(Relaxed),
-            bytes: self.bytes.load(Relaxed),
-            least: !self.least.load(Relaxed),
-            most: self.most.load(Relaxed),
-        };
-        if sizes.least > sizes.most { Sizes::default() } else { sizes }
-    }
-
-    fn clear(&self) {
-        let all = [&self.count, &self.bytes, &self.least, &self.most];
-        all.into_iter().chain(&self.spread.0).for_each(|cell| cell.store(0, Relaxed));
-    }
-}
-
-/// How many of each size: two buckets for each doubling of the bytes, those of 16 MiB and more in the last.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Spread<N>([N; SPREAD]);
-
-/// 0, and two for each doubling to 16 MiB, the most that `jute.maxbuffer` is sensibly set to.
-const SPREAD: usize = 1 + 2 * 24;
-
-impl<N: Default> Default for Spread<N> {
-    fn default() -> Self {
-        Spread(std::array::from_fn(|_| N::default()))
-    }
-}
-
-fn bucket(bytes: u64) -> usize {
-    let Some(log) = bytes.checked_ilog2() else { return 0 };
-    let upper_half = log > 0 && bytes >> (log - 1) & 1 == 1;
-    (1 + 2 * log as usize + usize::from(upper_half)).min(SPREAD - 1)
-}
-
-impl Spread<u64> {
-    /// The size that half of them do not exceed, to a quarter of it below 16 MiB; 0 of none. It lies within what `sizes`
-    /// allows, so it is exact if all are alike.
-    fn median(&self, sizes: &Sizes) -> u64 {
-        let all: u64 = self.0.iter().sum();
-        let mut left = all.div_ceil(2);
-        let found = self.0.iter().position(|&n| {
-            left = left.saturating_sub(n);
-            left == 0
-        });
-        match found {
-            Some(i) if sizes.count > 0 => {
-                let (log, half) = ((i.max(1) - 1) / 2, (i.max(1) - 1) % 2);
-                // The middle of the bucket: 1.25 or 1.75 times the power of two.
-                let middle = if i == 0 { 0 } else { (5 + 2 * half as u64) << log >> 2 };
-                // Another thread may be counting.
-                middle.max(sizes.least).min(sizes.most)
-            }
-            _ => 0,
-        }
-    }
-}
-
-/// How many, and how large, bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sizes {
-    /// How many.
-    pub count: u64,
-    /// All together.
-    pub bytes: u64,
-    /// The smallest; `u64::MAX` of none.
-    pub least: u64,
-    /// The largest.
-    pub most: u64,
-}
-
-impl Default for Sizes {
-    fn default() -> Sizes {
-        Sizes { count: 0, bytes: 0, least: u64::MAX, most: 0 }
-    }
-}
-
-impl Sizes {
-    fn one(&mut self, bytes: u64) {
-        self.add(&Sizes { count: 1, bytes, least: bytes, most: bytes });
-    }
-
-    fn add(&mut self, other: &Sizes) {
-        self.count += other.count;
-        self.bytes += other.bytes;
-        self.least = self.least.min(other.least);
-        self.most = self.most.max(other.most);
-    }
-}
+/// What is counted here is never reset.
+const GENERATION: u64 = 0;
 
 /// The writer's side of a table.
 struct Writing {
@@ -172,35 +64,18 @@ pub struct Use {
     pub requests: u64,
     /// Requests of others that were inherited.
     pub error: u64,
-    /// Reads, and their replies.
-    pub reads: Sizes,
-    /// Writes and syncs, and their requests.
-    pub writes: Sizes,
-    read_spread: Spread<u64>,
-    write_spread: Spread<u64>,
+    /// Reads: the bytes of their replies.
+    pub reads: Counted,
+    /// Writes and syncs: the bytes of their requests.
+    pub writes: Counted,
 }
 
 impl Use {
-    /// The median of the bytes of a reply to a read, to a quarter of it; 0 without reads.
-    pub fn read_median(&self) -> u64 {
-        self.read_spread.median(&self.reads)
-    }
-
-    /// The median of the bytes of a request to write, to a quarter of it; 0 without writes.
-    pub fn write_median(&self) -> u64 {
-        self.write_spread.median(&self.writes)
-    }
-
     fn add(&mut self, slot: &Slot) {
         self.requests += slot.requests.load(Relaxed);
         self.error += slot.inherited.load(Relaxed);
-        for (cell, sizes, spread) in [
-            (&slot.reads, &mut self.reads, &mut self.read_spread),
-            (&slot.writes, &mut self.writes, &mut self.write_spread),
-        ] {
-            sizes.add(&cell.read());
-            spread.0.iter_mut().zip(&cell.spread.0).for_each(|(all, n)| *all += n.load(Relaxed));
-        }
+        slot.reads.collect(&mut self.reads, GENERATION);
+        slot.writes.collect(&mut self.writes, GENERATION);
     }
 }
 
@@ -262,7 +137,7 @@ impl Namespaces {
     }
 
     /// Counts requests, in the table of the calling thread if it has one.
-    fn count(&self, name: &[u8], reads: &Sizes, writes: &Sizes) {
+    fn count(&self, name: &[u8], reads: &Run, writes: &Run) {
         WRITING.with_borrow_mut(|w| match w {
             Some(w) => w.count(name, reads, writes),
             None => self.others.lock().count(name, reads, writes),
@@ -289,18 +164,15 @@ impl Writing {
         Writing { table, places: HashMap::new(), last: (Box::default(), usize::MAX) }
     }
 
-    fn count(&mut self, name: &[u8], reads: &Sizes, writes: &Sizes) {
+    fn count(&mut self, name: &[u8], reads: &Run, writes: &Run) {
         if self.last.1 == usize::MAX || *self.last.0 != *name {
             let place = self.places.get(name).copied().unwrap_or_else(|| self.place(name));
             self.last = (name.into(), place);
         }
         let slot = &self.table.slots[self.last.1];
-        add(&slot.requests, reads.count + writes.count);
-        for (cell, run) in [(&slot.reads, reads), (&slot.writes, writes)] {
-            if run.count > 0 {
-                cell.add(run);
-            }
-        }
+        add(&slot.requests, reads.n + writes.n);
+        slot.reads.record_run(reads, GENERATION, Writer::One);
+        slot.writes.record_run(writes, GENERATION, Writer::One);
     }
 
     /// A place for a name that has none.
@@ -329,8 +201,8 @@ pub struct Tally {
     name: Vec<u8>,
     /// The operation of the last of them.
     op: Option<OpCode>,
-    reads: Sizes,
-    writes: Sizes,
+    reads: Run,
+    writes: Run,
 }
 
 impl Tally {
@@ -366,17 +238,17 @@ impl Tally {
 
     /// One read more, whose reply has so many bytes.
     pub fn read(&mut self, bytes: u64) {
-        self.reads.one(bytes);
+        self.reads.add(bytes);
     }
 
     /// One write more, of so many bytes.
     pub fn write(&mut self, bytes: u64) {
-        self.writes.one(bytes);
+        self.writes.add(bytes);
     }
 
     /// The end of the run.
     pub fn flush(&mut self, namespaces: &Namespaces) {
-        if self.reads.count + self.writes.count > 0 {
+        if self.reads.n + self.writes.n > 0 {
             let (reads, writes) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));
             namespaces.count(&self.name, &reads, &writes);
         }
@@ -518,37 +390,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_in_part_is_told_of_as_nothing() {
-        let cell = SizesCell::default();
-        cell.count.store(1, Relaxed);
-        cell.spread.0[5].store(1, Relaxed);
-        assert_eq!(cell.read(), Sizes::default());
-        let spread = Spread(cell.spread.0.each_ref().map(|n| n.load(Relaxed)));
-        for sizes in [Sizes::default(), Sizes { count: 1, ..Sizes::default() }] {
-            assert_eq!(spread.median(&sizes), 0, "{sizes:?}");
-        }
-    }
-
-    #[test]
     fn a_median_is_right_to_a_quarter_and_exact_of_equals() {
         for sizes in
             [&[0u64, 0, 0][..], &[7; 5], &[1, 2, 3], &[100, 200, 5000], &[96; 3], &[1, 40_000_000], &[]]
         {
-            let (cell, mut all) = (SizesCell::default(), Use::default());
+            let (slot, mut all) = (Slot::default(), Use::default());
             for &bytes in sizes {
-                let mut run = Sizes::default();
-                run.one(bytes);
-                cell.add(&run);
+                let mut run = Run::default();
+                run.add(bytes);
+                slot.reads.record_run(&run, GENERATION, Writer::One);
             }
-            all.reads.add(&cell.read());
-            all.read_spread.0.iter_mut().zip(&cell.spread.0).for_each(|(all, n)| *all += n.load(Relaxed));
-            let (found, wanted) =
-                (all.read_median(), sizes.get(sizes.len().div_ceil(2).max(1) - 1).copied().unwrap_or(0));
+            all.add(&slot);
+            let (found, wanted) = (
+                all.reads.quantile(0.5),
+                sizes.get(sizes.len().div_ceil(2).max(1) - 1).copied().unwrap_or(0),
+            );
             assert!(found.abs_diff(wanted) * 4 <= wanted, "{sizes:?}: {found}");
             if sizes.windows(2).all(|w| w[0] == w[1]) {
                 assert_eq!(found, wanted, "{sizes:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_counted_in_part_is_no_fault() {
+        let (slot, mut all) = (Slot::default(), Use::default());
+        // As another thread may see it: the buckets and not yet the extremes.
+        slot.reads.record_run(&Run { n: 1, sum: 5, ..Run::default() }, GENERATION, Writer::One);
+        all.add(&slot);
+        assert_eq!((all.reads.min(), all.reads.quantile(0.5)), (0, 5));
     }
 
     #[test]
@@ -592,8 +462,9 @@ mod tests {
         let top = n.top(9);
         let found: Vec<_> = top.iter().map(|(name, u)| (&**name, u.requests)).collect();
         assert_eq!(found, [("/a", 4), ("/", 1), ("/ab", 1)]);
-        assert_eq!(top[0].1.reads, Sizes { count: 4, bytes: 12, least: 2, most: 4 });
-        assert_eq!(top[0].1.writes, Sizes::default());
+        let all = |c: &Counted| (c.count(), c.sum, c.min(), c.max());
+        assert_eq!(all(&top[0].1.reads), (4, 12, 2, 4));
+        assert_eq!(all(&top[0].1.writes), (0, 0, 0, 0));
     }
 
     #[test]
@@ -641,6 +512,6 @@ mod tests {
             assert!(low <= truth[name] && truth[name] <= high, "{name}: {low}..={high}, {}", truth[name]);
         }
         assert!(n.top(1000).len() <= limits::NAMESPACES);
-        assert_eq!((n.top(1)[0].1.reads.bytes % 10, n.top(1)[0].1.reads.most), (0, 10));
+        assert_eq!((n.top(1)[0].1.reads.sum % 10, n.top(1)[0].1.reads.max()), (0, 10));
     }
 }

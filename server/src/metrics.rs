@@ -3,7 +3,7 @@
 //! Apache's lists are kept whole. What has no counterpart here (caches, throttles, queues between its processors)
 //! stands at 0, which is true: nothing of the kind ever happened. `docs/metrics.md` says which those are.
 
-use crate::accounting::{self, Sizes, Use};
+use crate::accounting::{self, Use};
 use crate::core::Core;
 use crate::limits;
 use crate::peers::queue::WaitedCounts;
@@ -524,14 +524,16 @@ fn by_server(core: &Core) -> Vec<(ServerId, Summary)> {
     acknowledged.chain(sizes).chain(times).collect()
 }
 
-/// One of the two kinds of sizes of a path, and their median.
-type SizesOf = fn(&Use) -> (Sizes, u64);
-
 /// Apache's summaries of the bytes read and written by top-level path.
-const PER_NAMESPACE: [(&str, SizesOf); 2] = [
-    ("read_per_namespace", |used| (used.reads, used.read_median())),
-    ("write_per_namespace", |used| (used.writes, used.write_median())),
-];
+const PER_NAMESPACE: [&str; 2] = ["read_per_namespace", "write_per_namespace"];
+
+/// Those of one path, in that order.
+fn by_namespace(used: &Use) -> [Summary; 2] {
+    let summary =
+        |name, c: &Counted| Summary { name, advanced: false, unit: Unit::Plain, counted: c.clone() };
+    let [read, write] = PER_NAMESPACE;
+    [summary(read, &used.reads), summary(write, &used.writes)]
+}
 
 /// Apache's counter of what hard quotas refused, by top-level path.
 const REFUSED: &str = "quota_exceeded_error_per_namespace";
@@ -544,17 +546,11 @@ pub fn monitor(core: &Core) -> Vec<(String, Number)> {
     all.extend(summaries(core).iter().flat_map(Summary::lines));
     for (key, used) in core.namespaces.top(limits::TOP) {
         let key = key.trim_start_matches('/');
-        for (name, sizes) in PER_NAMESPACE {
-            let (s, _) = sizes(&used);
-            let mean = s.bytes as f64 / s.count.max(1) as f64;
-            all.extend([
-                (format!("avg_{key}_{name}"), Number::Real((mean * 10_000.0).round() / 10_000.0)),
-                (format!("min_{key}_{name}"), int(if s.count == 0 { 0 } else { s.least })),
-                (format!("max_{key}_{name}"), int(s.most)),
-                (format!("cnt_{key}_{name}"), int(s.count)),
-                (format!("sum_{key}_{name}"), int(s.bytes)),
-            ]);
-        }
+        let keyed = |(line, value): (String, Number)| {
+            let (kind, name) = line.split_once('_').expect("a line has a kind");
+            (format!("{kind}_{key}_{name}"), value)
+        };
+        all.extend(by_namespace(&used).iter().flat_map(Summary::lines).map(keyed));
     }
     for (key, _, values) in quotas(core) {
         let key = key.trim_start_matches('/');
@@ -649,16 +645,13 @@ fn apache(core: &Core, process: &Process, text: &mut Text) {
         summary.samples(text, &format!("key=\"{id}\""));
     }
     let namespaces = core.namespaces.top(limits::TOP);
-    for (name, sizes) in PER_NAMESPACE {
+    let namespaces =
+        namespaces.iter().map(|(key, used)| (quoted(key.trim_start_matches('/')), by_namespace(used)));
+    let namespaces: Vec<_> = namespaces.collect();
+    for (n, name) in PER_NAMESPACE.into_iter().enumerate() {
         text.head(name, "summary");
-        for (key, used) in &namespaces {
-            let key = quoted(key.trim_start_matches('/'));
-            let (s, median) = sizes(used);
-            let middle = format!("{{key={key},quantile=\"0.5\"}}");
-            let key = format!("{{key={key}}}");
-            text.sample(name, &middle, int(median));
-            text.sample(&format!("{name}_count"), &key, int(s.count));
-            text.sample(&format!("{name}_sum"), &key, int(s.bytes));
+        for (key, summaries) in &namespaces {
+            summaries[n].samples(text, &format!("key={key}"));
         }
     }
     let refused = core.tree.quota_refusals();
@@ -796,11 +789,7 @@ fn usage(core: &Core, text: &mut Text) {
     }
     text.help("falconer_namespace_bytes_total", "counter", "Bytes of writes asked for and of reads answered");
     for (name, used) in &namespaces {
-        text.sample(
-            "falconer_namespace_bytes_total",
-            &labelled(name),
-            int(used.reads.bytes + used.writes.bytes),
-        );
+        text.sample("falconer_namespace_bytes_total", &labelled(name), int(used.reads.sum + used.writes.sum));
     }
     text.help(
         "falconer_namespace_outstanding",

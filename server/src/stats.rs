@@ -10,7 +10,7 @@
 mod histogram;
 
 use histogram::add;
-pub use histogram::{Counted, Histogram, Writer};
+pub use histogram::{Counted, Histogram, Run, Writer};
 use node::stage::Stage;
 use parking_lot::Mutex;
 use proto::Instant;

@@ -269,7 +269,7 @@ impl<'a> Bench<'a> {
         if n == 0 {
             return Ok(());
         }
-        let conns = self.connect(0..BULK_CONNS.min(n.div_ceil(KEYS_PER_DIR) as usize), false)?;
+        let conns = self.connect(0..BULK_CONNS.min(n.div_ceil(KEYS_PER_DIR) as usize))?;
         let start = Instant::now();
         let pace = Pace {
             start,
@@ -307,12 +307,12 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn connect(&mut self, ids: std::ops::Range<usize>, stamped: bool) -> Result<Vec<Conn>, Error> {
+    fn connect(&mut self, ids: std::ops::Range<usize>) -> Result<Vec<Conn>, Error> {
         let whole = ids.len() as u64;
         ids.map(|id| {
             self.progress.of("connect", id as u64, whole);
             let (stream, _, timeout) = Session::open(&self.args.server, id)?.into_stream();
-            Conn::new(id, stream, timeout, stamped).map_err(Error::Local)
+            Conn::new(id, stream, timeout).map_err(Error::Local)
         })
         .collect()
     }
@@ -341,8 +341,7 @@ impl<'a> Bench<'a> {
             }
         }
         let ids = if op == Op::Watch { 0..connections + 1 } else { 0..connections };
-        let arrival = args.arrival && op == Op::Watch;
-        let conns = self.connect(ids, arrival)?;
+        let conns = self.connect(ids)?;
         let mut created = HashMap::new();
         let report = match op {
             Op::Churn => self.drive(op, conns, |_| Churn::new(fresh.prefix(), size))?.0,

@@ -224,9 +224,9 @@ fn usage(core: &Core, watches: u64, out: &mut Json) {
             "name": name,
             "requests": u.requests,
             "error": u.error,
-            "reads": u.reads.count,
-            "writes": u.writes.count,
-            "bytes": u.reads.bytes + u.writes.bytes,
+            "reads": u.reads.count(),
+            "writes": u.writes.count(),
+            "bytes": u.reads.sum + u.writes.sum,
             "outstanding": outstanding,
             "watches": watches,
         })

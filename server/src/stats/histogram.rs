@@ -62,6 +62,35 @@ impl Default for Histogram {
     }
 }
 
+/// Some values together.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// How many.
+    pub n: u64,
+    /// Their sum.
+    pub sum: u64,
+    /// The smallest; `u64::MAX` of none.
+    pub min: u64,
+    /// The largest.
+    pub max: u64,
+}
+
+impl Default for Run {
+    fn default() -> Run {
+        Run { n: 0, sum: 0, min: u64::MAX, max: 0 }
+    }
+}
+
+impl Run {
+    /// One value more.
+    pub fn add(&mut self, value: u64) {
+        self.n += 1;
+        self.sum += value;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+    }
+}
+
 fn index(value: u64) -> usize {
     if value < 2 * SUB as u64 {
         return value as usize;
@@ -92,13 +121,28 @@ fn middle(index: usize) -> u64 {
 impl Histogram {
     /// Counts `n` times `value`, in the given generation.
     pub fn record(&self, value: u64, n: u64, generation: u64, writer: Writer) {
-        if n == 0 {
+        self.put(
+            index(value),
+            &Run { n, sum: value.wrapping_mul(n), min: value, max: value },
+            generation,
+            writer,
+        );
+    }
+
+    /// Counts values that are alike, and cost no more than one: all of them in the bucket of their mean.
+    pub fn record_run(&self, run: &Run, generation: u64, writer: Writer) {
+        self.put(index(run.sum / run.n.max(1)), run, generation, writer);
+    }
+
+    fn put(&self, bucket: usize, run: &Run, generation: u64, writer: Writer) {
+        if run.n == 0 {
             return;
         }
-        add(&self.buckets[index(value)], n, writer);
-        add(&self.sum, value.wrapping_mul(n), writer);
-        let value = value.min(VALUE_MASK);
-        for (cell, key) in [(&self.max, value), (&self.min, VALUE_MASK - value)] {
+        add(&self.buckets[bucket], run.n, writer);
+        add(&self.sum, run.sum, writer);
+        for (cell, key) in
+            [(&self.max, run.max.min(VALUE_MASK)), (&self.min, VALUE_MASK - run.min.min(VALUE_MASK))]
+        {
             let key = (generation << VALUE_BITS) | key;
             if key > cell.load(Relaxed) {
                 match writer {
@@ -109,6 +153,12 @@ impl Histogram {
                 }
             }
         }
+    }
+
+    /// Forgets everything; by the thread that writes.
+    pub fn clear(&self) {
+        let all = [&self.sum, &self.max, &self.min];
+        all.into_iter().chain(&self.buckets).for_each(|cell| cell.store(0, Relaxed));
     }
 
     /// Adds what was counted to `into`; extremes only of `generation`.

@@ -244,16 +244,12 @@ struct Pending {
 }
 
 impl Conn {
-    /// Takes over the socket of a session whose replies have all been read; `stamped` asks the kernel for the time of
-    /// each arrival.
+    /// Takes over the socket of a session whose replies have all been read.
     ///
     /// # Errors
     /// When the socket can't be made non-blocking.
-    pub fn new(id: usize, stream: TcpStream, session_timeout: Duration, stamped: bool) -> io::Result<Conn> {
+    pub fn new(id: usize, stream: TcpStream, session_timeout: Duration) -> io::Result<Conn> {
         stream.set_nonblocking(true)?;
-        if stamped {
-            setsockopt(&stream, sockopt::ReceiveTimestampns, &true)?;
-        }
         Ok(Conn {
             id,
             stream,
@@ -328,6 +324,9 @@ impl<J: Job> Engine<J> {
     pub fn run(mut self) -> io::Result<(J, Measured, Vec<Conn>)> {
         for (i, c) in self.conns.iter_mut().enumerate() {
             epoll::add(&self.ep, &c.stream, epoll::EventData::new_u64(i as u64), READABLE)?;
+            if self.pace.arrival {
+                setsockopt(&c.stream, sockopt::ReceiveTimestampns, &true)?;
+            }
             if let Some(rate) = self.pace.rate_per_conn {
                 // Spread evenly: the connections of a machine don't beat in step.
                 c.due = 1e9 / rate * c.id as f64 / self.pace.paced_conns as f64;
