@@ -16,6 +16,8 @@
 //! ```
 //! Everything that is said between two inputs is listed, in its order. Notes, notifications and dials are left out.
 
+mod transcripts;
+
 use proto::jute::Reader;
 use proto::peer::{Features, FromLeader, FromLearner, LearnerInfo, Notification, Packet, PeerState, Vote};
 use proto::txn::{RecordBatch, TxnHeader};
@@ -365,20 +367,13 @@ impl Run {
 
 #[test]
 fn every_transcript_holds() {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agreement");
     let mut wrong = BTreeMap::new();
     let mut played = BTreeSet::new();
-    for file in std::fs::read_dir(dir).unwrap() {
-        let path = file.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
+    for (name, lines) in transcripts::of("agreement") {
         let mut run: Option<Run> = None;
         let (mut input, mut wanted) = ((0, "the beginning"), Vec::new());
-        for (n, line) in text.lines().chain(["end"]).enumerate() {
-            let line = line.split('#').next().unwrap().trim();
-            if line.is_empty() {
-                continue;
-            }
+        let lines = lines.iter().map(|(n, line)| (*n, line.as_str()));
+        for (n, line) in lines.chain([(0, "end")]) {
             if let Some(text) = line.strip_prefix("-> ") {
                 wanted.push(text);
                 continue;
@@ -391,7 +386,7 @@ fn every_transcript_holds() {
                 }
             }
             wanted.clear();
-            input = (n + 1, line);
+            input = (n, line);
             match &mut run {
                 _ if line == "end" => {}
                 _ if line.starts_with("server ") => run = Some(Run::begin(line)),

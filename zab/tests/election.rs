@@ -11,6 +11,8 @@
 //! Between two lines that are heard, everything that is said must be listed, in any order of receivers. `min` is an
 //! observer's number.
 
+mod transcripts;
+
 use proto::peer::{Notification, PeerState, Vote};
 use proto::{Durable, DurableEpochs, Epoch, Instant, ServerId, Zxid};
 use std::collections::BTreeSet;
@@ -165,18 +167,12 @@ impl Run {
 
 #[test]
 fn every_transcript_holds() {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/election");
     let mut played = BTreeSet::new();
-    for file in std::fs::read_dir(dir).unwrap() {
-        let path = file.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
+    for (name, lines) in transcripts::of("election") {
         let mut run: Option<Run> = None;
-        for (n, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap().trim();
-            let place = format!("{name}:{}", n + 1);
+        for (n, line) in &lines {
+            let place = format!("{name}:{n}");
             match &mut run {
-                _ if line.is_empty() => {}
                 _ if line.starts_with("server ") => {
                     if let Some(run) = &run {
                         assert!(run.said.is_empty(), "{place}: at the end it said also {:?}", run.said);
