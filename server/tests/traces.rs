@@ -5,6 +5,8 @@ mod support;
 
 use proto::client::OpCode;
 use proto::jute::Put;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::*;
 
@@ -19,26 +21,32 @@ fn a_slow_request_is_told_with_the_time_of_each_stage() {
     let server = Server::start(&write_config(dir.path(), "admin.serverPort=0\nfalconer.slowRequestMs=150"));
     let mut client = Client::connect(server.port, 30_000);
     client.create("/slow", b"", 0).unwrap();
-    let mut slow = 0;
-    for round in 0..40 {
-        for _ in 0..200 {
-            client.send(OpCode::SetData, &set_body("/slow", b"x", -1));
+    // Writes are on their way without a pause, or a standstill could fall between them each time.
+    let over = Arc::new(AtomicBool::new(false));
+    let writes = std::thread::spawn({
+        let over = over.clone();
+        move || {
+            let depth = 64;
+            (0..depth).for_each(|_| drop(client.send(OpCode::SetData, &set_body("/slow", b"x", -1))));
+            while !over.load(Ordering::Relaxed) {
+                client.receive();
+                client.send(OpCode::SetData, &set_body("/slow", b"x", -1));
+            }
+            (0..depth).for_each(|_| drop(client.receive()));
         }
-        std::thread::sleep(Duration::from_micros(50 * round));
-        server.pause(Duration::from_millis(300));
-        (0..200).for_each(|_| drop(client.receive()));
+    });
+    let caught = || {
         let page = http(server.admin, "GET", "/metrics", &[]).text();
-        slow = page
-            .lines()
-            .find_map(|l| l.strip_prefix("falconer_slow_requests_total "))
-            .unwrap()
-            .parse::<f64>()
-            .unwrap() as u64;
-        if slow > 0 {
-            break;
-        }
+        let count = page.lines().find_map(|l| l.strip_prefix("falconer_slow_requests_total ")).unwrap();
+        count.parse::<f64>().unwrap() > 0.0
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !caught() {
+        assert!(Instant::now() < deadline, "no request was caught by a standstill");
+        server.pause(Duration::from_millis(300));
     }
-    assert!(slow > 0, "no request was caught by a standstill");
+    over.store(true, Ordering::Relaxed);
+    writes.join().unwrap();
     let log = server.log();
     let said = lines(&log, "slow request: ");
     assert!(!said.is_empty(), "{log}");
