@@ -27,10 +27,13 @@ fn a_slow_request_is_told_with_the_time_of_each_stage() {
         let over = over.clone();
         move || {
             let depth = 64;
-            (0..depth).for_each(|_| drop(client.send(OpCode::SetData, &set_body("/slow", b"x", -1))));
+            let send = |client: &mut Client| client.send(OpCode::SetData, &set_body("/slow", b"x", -1));
+            for _ in 0..depth {
+                send(&mut client);
+            }
             while !over.load(Ordering::Relaxed) {
                 client.receive();
-                client.send(OpCode::SetData, &set_body("/slow", b"x", -1));
+                send(&mut client);
             }
             (0..depth).for_each(|_| drop(client.receive()));
         }
