@@ -329,6 +329,7 @@ pub static KEYS: &[Key] = &[
     key(Section::Own, "falconer.metrics", Own, FileBool, "true", Honoured, "whether times of stages, operations and namespaces are counted; false leaves what srvr shows"),
     key(Section::Own, "falconer.slowRequestMs", Own, FileInt(0, I32), "1000", Honoured, "a request that took longer is logged with the time of each stage, at most one a second; 0 is off"),
     key(Section::Own, "falconer.diskCheck", Own, FileBool, "true", Honoured, "whether the start writes a few blocks beside the log to see what the disk is worth; some ten ms"),
+    key(Section::Own, "falconer.handOverWhenSlow", Own, FileBool, "true", EnsembleOnly, "whether a leader whose log is for ten seconds far slower than those of its followers lets one of them lead; only where all that vote are Falconers"),
     key(Section::Own, "falconer.eventLoops", Own, FileInt(0, limits::EVENT_LOOPS_MAX), "0", Honoured, "threads that own client connections; 0 is one per core, at most 16"),
 
     // --- Properties without prefix

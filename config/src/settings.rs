@@ -174,6 +174,8 @@ pub struct Ensemble {
     pub kept_records: u32,
     /// Who knows new sessions.
     pub local_sessions: LocalSessions,
+    /// Whether a leader hands over when its disk is slow.
+    pub hand_over_when_slow: bool,
 }
 
 /// `localSessionsEnabled` and `localSessionsUpgradingEnabled`.

@@ -4,7 +4,7 @@
 use crate::limits;
 use crate::local::Effect;
 use crate::machine::{
-    Clients, Deferred, DeferredOp, DeferredWrite, Node, Now, Origin, PendingSync, Reaper, Syncer,
+    Clients, Deferred, DeferredOp, DeferredWrite, HandingOver, Node, Now, Origin, PendingSync, Reaper, Syncer,
 };
 use crate::sessions::Reach;
 use alloc::collections::VecDeque;
@@ -160,10 +160,10 @@ impl Node {
     }
 
     /// No more is proposed; once everything in flight is applied, leadership ends and is not wanted back for a time.
-    pub(crate) fn hand_over(&mut self, abstain_ms: u64) {
+    pub(crate) fn hand_over(&mut self, abstain_ms: u64, patience: Option<Instant>) {
         if self.prep.is_some() {
             self.zab.hand_over();
-            self.handing_over = Some(abstain_ms);
+            self.handing_over = Some(HandingOver { abstain_ms, patience });
         }
     }
 

@@ -32,4 +32,4 @@ pub mod stage;
 
 pub use local::LocalSessions;
 pub use machine::{Clients, CloseReason, Config, Handshake, Input, LOG_FULL_CODE, Node, Now};
-pub use zab::{Output, Records, Service};
+pub use zab::{Output, Records, Service, Slow};

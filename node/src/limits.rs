@@ -30,3 +30,11 @@ pub const LOCAL_SESSIONS: usize = 1 << 20;
 /// Sessions that have ended and are remembered, where local sessions are allowed: more than end within the time that a
 /// learner may be behind; 1 MiB.
 pub const ENDED_SESSIONS: usize = 1 << 15;
+
+/// How long a leader whose disk is slow waits for what is in flight before it goes, ms: many times what a slow disk takes
+/// for a write, and short enough for one that stands still. What was not committed by then is answered by nobody.
+pub const HAND_OVER_MS: u64 = 1_000;
+
+/// How long a server that has handed over because its disk is slow does not want to lead, ms: longer than the others
+/// take for an election, no longer than they could be waited for if one of them died just then.
+pub const SLOW_ABSTAIN_MS: u64 = 5_000;

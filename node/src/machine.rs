@@ -345,8 +345,17 @@ pub struct Node {
     /// Nobody expires before: the log, or the whole server, has stood still, and clients could not be heard.
     pub(crate) held_until: Instant,
     pub(crate) log_full: bool,
-    /// Leadership is given up once nothing is in flight; for how long it is not wanted back, ms.
-    pub(crate) handing_over: Option<u64>,
+    /// Leadership is given up once nothing is in flight.
+    pub(crate) handing_over: Option<HandingOver>,
+}
+
+/// Leadership that is being given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandingOver {
+    /// For how long it is not wanted back, ms.
+    pub abstain_ms: u64,
+    /// Then it ends whatever is in flight: the disk may stand still.
+    pub patience: Option<Instant>,
 }
 
 /// Removes due containers and TTL znodes, evenly spaced.
@@ -475,7 +484,7 @@ impl Node {
                 self.zab.snapshot_received(now.mono, link, complete);
             }
             Input::SnapshotSaved { durable } => self.zab.snapshot_saved(now.mono, durable),
-            Input::HandOver if self.zab.has_followers() => self.hand_over(limits::ABSTAIN_MS),
+            Input::HandOver if self.zab.has_followers() => self.hand_over(limits::ABSTAIN_MS, None),
             Input::HandOver => {}
         }
         self.follow(now, clients);
@@ -497,10 +506,14 @@ impl Node {
         self.release_syncs(now, clients);
         if self.zab.needs_epoch() && self.handing_over.is_none() {
             // The counter of zxids nears its end: the next reign has a new one.
-            self.hand_over(0);
+            self.hand_over(0, None);
         }
-        if let Some(abstain_ms) = self.handing_over
-            && self.origins.is_empty()
+        if self.handing_over.is_none() && self.zab.is_held_up(now.mono) {
+            let patience = now.mono.plus_ms(limits::HAND_OVER_MS);
+            self.hand_over(limits::SLOW_ABSTAIN_MS, Some(patience));
+        }
+        if let Some(HandingOver { abstain_ms, patience }) = self.handing_over
+            && (self.origins.is_empty() || patience.is_some_and(|p| now.mono >= p))
         {
             self.handing_over = None;
             self.zab.resign(now.mono, "leadership is handed over", abstain_ms);
@@ -589,7 +602,8 @@ impl Node {
 
     /// When [`Input::Tick`] is due next.
     pub fn next_timeout(&self) -> Instant {
-        let zab = self.zab.next_timeout();
+        let patience = self.handing_over.and_then(|h| h.patience);
+        let zab = patience.map_or(self.zab.next_timeout(), |p| p.min(self.zab.next_timeout()));
         let agreed = self.sessions.next_timeout().map_or(zab, |s| s.min(zab));
         if self.prep.is_none() {
             return agreed;

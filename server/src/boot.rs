@@ -510,6 +510,7 @@ pub fn zab_config(settings: &Settings, ensemble: &Ensemble) -> zab::Ensemble {
         read_only_after_ms: settings
             .read_only_mode
             .then_some(zab::limits::READ_ONLY_AFTER_MS.max(u64::from(settings.sessions.tick_ms))),
+        slow_log: ensemble.hand_over_when_slow.then(zab::SlowLog::default),
     }
 }
 

@@ -25,7 +25,7 @@ use engine::acl::Schemes;
 use engine::{Applier, Asker, Audience, Identity, Outbox, Tree};
 use node::gate::Turn;
 use node::stage::Stage;
-use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output, Records, Service};
+use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output, Records, Service, Slow};
 use parking_lot::Mutex;
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReadOp, RequestHeader, WriteReply};
 use proto::jute::{Reader, begin_frame, end_frame};
@@ -726,6 +726,7 @@ impl Core {
             }
             Output::SaveSnapshot { zxid } => return self.log.want(DiskJob::Save { zxid }),
             Output::Serve(service) => return self.serve(service),
+            Output::SlowLog(slow) => return self.note_slow(slow),
             Output::Note(note) => return tracing::info!("{note}"),
             _ => {}
         }
@@ -774,8 +775,19 @@ impl Core {
             | Output::Reload
             | Output::SaveSnapshot { .. }
             | Output::Serve(_)
+            | Output::SlowLog(_)
             | Output::Note(_) => unreachable!("done above"),
         }
+    }
+
+    fn note_slow(&self, slow: Slow) {
+        self.stats.add(Counter::SlowHandOvers, 1);
+        tracing::warn!(
+            own_ms = slow.own_us as f64 / 1e3,
+            others_ms = slow.others_us as f64 / 1e3,
+            "this server's log has been slow for a while, and those of enough others have not: leadership is handed \
+             over; look after the disk (falconer.handOverWhenSlow)"
+        );
     }
 
     /// What this server does for clients from now on.

@@ -757,6 +757,7 @@ fn own(core: &Core, text: &mut Text) {
         ("falconer_errors_total", "Requests answered with an error", Counter::Errors),
         ("falconer_events_total", "Watch events sent", Counter::Events),
         ("falconer_slow_syncs_total", "Durable writes over fsync.warningthresholdms", Counter::SlowSyncs),
+        ("falconer_slow_hand_overs_total", "Leadership given up for a slow disk", Counter::SlowHandOvers),
     ] {
         text.help(name, "counter", help);
         text.sample(name, "", int(core.stats.get(counter)));

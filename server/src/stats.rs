@@ -60,6 +60,8 @@ pub enum Counter {
     Slow,
     /// Durable writes over `fsync.warningthresholdms`.
     SlowSyncs,
+    /// Leadership handed over because the own log was slow.
+    SlowHandOvers,
     /// Bytes of the log written.
     LogBytes,
     /// Snapshots that could not be written.

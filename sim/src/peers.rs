@@ -166,6 +166,7 @@ impl Server {
                 }
             }
             Output::Serve(service) => self.serve(k, service),
+            Output::SlowLog(slow) => k.tell(|| format!("{} hands over: {slow:?}", self.id)),
             Output::Note(what) => {
                 if what.starts_with("the leader can't be reached") {
                     k.hit(Point::LeaderUnreachable);

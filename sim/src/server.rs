@@ -499,6 +499,13 @@ impl Server {
             election: zab::ElectionTimes::default(),
             kept_records,
             read_only_after_ms,
+            slow_log: Some(zab::SlowLog {
+                floor_us: 2_000,
+                factor: 5,
+                window_ms: tick_ms,
+                windows: 3,
+                back_off_ms: (10 * tick_ms, 100 * tick_ms),
+            }),
         }
     }
 

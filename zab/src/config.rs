@@ -35,6 +35,36 @@ pub struct Ensemble {
     /// For so many ms a server looks for a leader before it serves reads without one; `None`: for ever
     /// (`readonlymode.enabled=false`).
     pub read_only_after_ms: Option<u64>,
+    /// When a leader hands over because its disk is slow; `None`: never.
+    pub slow_log: Option<SlowLog>,
+}
+
+/// What makes the log of a leader slow beside those of its followers, all of them Falconers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlowLog {
+    /// A median below this many µs is never slow, whatever the others take: no client would notice.
+    pub floor_us: u64,
+    /// So many times what a quorum of the others takes.
+    pub factor: u64,
+    /// Length of a window, ms.
+    pub window_ms: u64,
+    /// Slow windows in a row.
+    pub windows: u32,
+    /// After a hand-over there is none for so long, ms: at first, and at most. It doubles each time.
+    pub back_off_ms: (u64, u64),
+}
+
+impl Default for SlowLog {
+    /// Medians of 20 ms and five times what the others take, for 10 s; then peace for a minute, later for up to an hour.
+    fn default() -> SlowLog {
+        SlowLog {
+            floor_us: 20_000,
+            factor: 5,
+            window_ms: 2_000,
+            windows: 5,
+            back_off_ms: (60_000, 3_600_000),
+        }
+    }
 }
 
 /// The waits of the election, in ms, with Apache's defaults.

@@ -128,6 +128,11 @@ impl Election {
         }
     }
 
+    /// Whether this server began by saying that it is not to be counted.
+    pub fn abstains(&self) -> bool {
+        self.init.zxid == BLANK
+    }
+
     /// When [`Election::tick`] is due.
     pub fn next_timeout(&self) -> Instant {
         self.finalize_at.map_or(self.resend_at, |f| f.min(self.resend_at))

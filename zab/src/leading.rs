@@ -10,7 +10,9 @@ use crate::broadcast::{Broadcast, Committed};
 use crate::history::History;
 use crate::machine::Common;
 use crate::output::Output;
+use crate::pace::{Follower, Pace, Slow};
 use crate::sync::{Plan, plan};
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -124,6 +126,10 @@ pub(crate) struct Leading {
     rounds_begun: u64,
     /// No more zxids are given out: leadership ends when everything is committed.
     pub resigning: bool,
+    /// `None`: the own disk may be as slow as it likes.
+    pace: Option<Box<Pace>>,
+    /// It was found to be slow.
+    slow: Option<Slow>,
 }
 
 /// Why leadership ends.
@@ -154,6 +160,8 @@ impl Leading {
             rounds_done: 0,
             rounds_begun: 0,
             resigning: false,
+            pace: common.config.slow_log.map(|rule| Box::new(Pace::new(rule, common.now))),
+            slow: None,
         }
     }
 
@@ -209,6 +217,9 @@ impl Leading {
         if let Some(gone) = self.learners.remove(&link) {
             if let (Some(server), Phase::Established(b)) = (gone.server, &mut self.phase) {
                 b.left(server);
+            }
+            if let Some(pace) = &mut self.pace {
+                pace.left(link);
             }
             self.group();
             self.answer_round(common);
@@ -538,6 +549,9 @@ impl Leading {
             learner.unacknowledged =
                 if zxid < self.sent && !learner.observer { Some((self.sent, common.now)) } else { None };
         }
+        if let Some(pace) = &mut self.pace {
+            pace.other(common.now, link, zxid);
+        }
         if learner.stage == Stage::Synchronising {
             learner.early = learner.early.max(zxid);
             return None;
@@ -593,6 +607,9 @@ impl Leading {
     pub fn propose(&mut self, common: &mut Common, records: crate::Records) {
         let last = records.last();
         self.sent = last;
+        if let Some(pace) = &mut self.pace {
+            pace.sent(common.now, last, &self.followers);
+        }
         if self.followers.is_empty() {
             return;
         }
@@ -622,8 +639,28 @@ impl Leading {
     }
 
     /// The own log has everything up to there.
-    pub fn own_ack(&mut self, durable: Durable) -> Option<Committed> {
+    pub fn own_ack(&mut self, now: Instant, durable: Durable) -> Option<Committed> {
+        if let Some(pace) = &mut self.pace {
+            pace.own(now, durable.upto());
+        }
         self.broadcast_mut()?.own_ack(durable)
+    }
+
+    /// The own log was found to be slow, once each time.
+    pub fn take_slow(&mut self) -> Option<Slow> {
+        self.slow.take()
+    }
+
+    fn judge_pace(&mut self, common: &Common) {
+        let Some(pace) = &mut self.pace else { return };
+        let voter = |l: &Learner| l.server.filter(|&s| !l.observer && common.config.verifier.is_voter(s));
+        let followers: Vec<Follower> = self
+            .learners
+            .iter()
+            .filter(|(_, l)| l.stage == Stage::UpToDate)
+            .filter_map(|(&link, l)| Some((link, voter(l)?, l.falconer)))
+            .collect();
+        self.slow = pace.judge(common.now, &common.config.verifier, &followers);
     }
 
     pub fn pong(&mut self, common: &mut Common, link: LinkId) {
@@ -742,6 +779,9 @@ impl Leading {
             && !mutant::is(Mutant::LeaderNeverGivesUp)
         {
             return Err("too few followers are left for a quorum");
+        }
+        if self.is_established() {
+            self.judge_pace(common);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //!   discovery    a quorum promises an epoch above all that they knew       leading, learning
 //!   sync         each learner gets the leader's history: DIFF, TRUNC, SNAP sync
 //!   broadcast    proposals, acknowledgements, commits                      broadcast
+//!   pace         does the leader's disk hold the others up?                pace
 //!
 //!   leader:   next_zxid ─ propose ─ take_batch ─► the log, and PROPOSAL to each follower
 //!             persisted(Durable), Ack of the followers ─► committed ─► COMMIT, INFORM, next_to_apply
@@ -38,12 +39,14 @@ mod learning;
 pub mod limits;
 mod machine;
 mod output;
+mod pace;
 pub mod quorum;
 mod sync;
 
 pub use broadcast::{Broadcast, Committed};
-pub use config::{ElectionTimes, Ensemble, Recovered};
+pub use config::{ElectionTimes, Ensemble, Recovered, SlowLog};
 pub use history::History;
 pub use machine::Zab;
 pub use output::{Output, Records, Service};
+pub use pace::Slow;
 pub use quorum::Verifier;

@@ -17,6 +17,7 @@ use crate::leading::Leading;
 use crate::learning::Learning;
 use crate::limits;
 use crate::output::{Output, Records, Service};
+use crate::pace::BackOff;
 use crate::quorum::Verifier;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -134,6 +135,8 @@ pub struct Zab {
     looking_since: Instant,
     /// The counter at which a leader of an ensemble makes room for the next epoch.
     epoch_end: u32,
+    /// `None`: nothing is handed over because a disk is slow.
+    back_off: Option<BackOff>,
 }
 
 impl Zab {
@@ -153,6 +156,7 @@ impl Zab {
             election: Default::default(),
             kept_records: 0,
             read_only_after_ms: None,
+            slow_log: None,
         };
         let epochs = DurableEpochs::of_log(durable);
         let mut zab = Zab::with(config, epochs, false, History::new(durable, Vec::new(), 0), Instant(0));
@@ -171,6 +175,7 @@ impl Zab {
 
     fn with(config: Ensemble, epochs: DurableEpochs, blank: bool, history: History, now: Instant) -> Zab {
         Zab {
+            back_off: config.slow_log.map(|rule| BackOff::new(&rule, now)),
             common: Common {
                 config,
                 features: Features(0),
@@ -286,10 +291,10 @@ impl Zab {
     pub fn next_timeout(&self) -> Instant {
         let own = match &self.role {
             Role::Alone(_) | Role::Settling => Instant(u64::MAX),
-            Role::Looking(e) => match self.read_only_at() {
-                Some(at) => e.next_timeout().min(at),
-                None => e.next_timeout(),
-            },
+            Role::Looking(e) => [self.read_only_at(), self.abstention_ends()]
+                .into_iter()
+                .flatten()
+                .fold(e.next_timeout(), Instant::min),
             Role::Learning(l) => l.next_timeout(&self.common),
             Role::Leading(l) => l.next_timeout(),
         };
@@ -409,7 +414,7 @@ impl Zab {
                 }
             }
             Role::Leading(l) => {
-                let committed = l.own_ack(durable);
+                let committed = l.own_ack(now, durable);
                 self.commit(committed);
             }
             Role::Learning(l) => l.persisted(&mut self.common, &self.history),
@@ -664,6 +669,10 @@ impl Zab {
             self.waiting.remove(&link);
             self.common.push(Output::Close { link });
         }
+        if self.abstention_ends().is_some_and(|at| now >= at) {
+            // Nobody has come to lead meanwhile: from now on this server counts.
+            return self.settle();
+        }
         match &mut self.role {
             Role::Alone(_) | Role::Settling => {}
             Role::Looking(e) => {
@@ -689,6 +698,22 @@ impl Zab {
         if let Role::Leading(l) = &mut self.role {
             l.resigning = true;
         }
+    }
+
+    /// Whether this leader's log is so slow beside those of its followers that one of them should lead: true once each
+    /// time, and not again for a while.
+    pub fn is_held_up(&mut self, now: Instant) -> bool {
+        let Role::Leading(l) = &mut self.role else { return false };
+        let (Some(slow), Some(rule), Some(back_off)) =
+            (l.take_slow(), &self.common.config.slow_log, &mut self.back_off)
+        else {
+            return false;
+        };
+        let may = back_off.take(rule, now);
+        if may {
+            self.common.push(Output::SlowLog(slow));
+        }
+        may
     }
 
     /// Whether this server leads and gives out no more zxids.
@@ -734,6 +759,12 @@ impl Zab {
     fn read_only_at(&self) -> Option<Instant> {
         let after_ms = self.common.config.read_only_after_ms?;
         (!self.common.blank && self.service == Service::None).then(|| self.looking_since.plus_ms(after_ms))
+    }
+
+    /// When this server, which takes no part in the election, is to take part.
+    fn abstention_ends(&self) -> Option<Instant> {
+        let Role::Looking(e) = &self.role else { return None };
+        (e.abstains() && !self.blank).then_some(self.abstains_until)
     }
 
     fn set_service(&mut self, service: Service) {

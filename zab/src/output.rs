@@ -1,5 +1,6 @@
 //! What the machine asks of the shell.
 
+use crate::pace::Slow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use proto::txn::RecordBatch;
@@ -159,6 +160,8 @@ pub enum Output {
     /// Clients may be served from now on, or may not: then all their connections are to be closed at once. At the start
     /// of an ensemble's server they may not.
     Serve(Service),
+    /// Leadership is handed over because the own log is slow: for the log of the server, and to be counted.
+    SlowLog(Slow),
     /// Something that the log of the server should tell its operator.
     Note(&'static str),
 }

@@ -83,6 +83,7 @@ impl Run {
             election: Default::default(),
             kept_records: 500,
             read_only_after_ms: None,
+            slow_log: None,
         };
         let recovered = Recovered {
             epochs: DurableEpochs::from_completed_write(Epoch(epoch), Epoch(epoch)),

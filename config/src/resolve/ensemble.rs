@@ -42,6 +42,7 @@ impl Resolver {
                 [true, false] => LocalSessions::On,
                 [true, true] => LocalSessions::Upgradable,
             };
+        let hand_over_when_slow = self.flag(row("falconer.handOverWhenSlow"));
 
         let my_line = my_id.and_then(|id| lines.members.get(&id)).and_then(|m| m.client.clone());
         let voters = lines.members.values().filter(|m| m.role == Role::Participant).count();
@@ -150,6 +151,7 @@ impl Resolver {
             resend_ms: (resend_ms[0], resend_ms[1].max(resend_ms[0])),
             kept_records,
             local_sessions,
+            hand_over_when_slow,
         };
         (Some(Membership::Ensemble(Box::new(ensemble))), my_line)
     }

@@ -443,3 +443,82 @@ fn an_ensemble_that_stops_as_it_begins_begins_again() {
     }
     assert!(stopped_between > 0, "one moment at least was the one that matters");
 }
+
+/// Writes one after the other for `ms`; gives the longest time that one took, ms.
+fn write_for(w: &mut World, ms: u64, path: &str) -> u64 {
+    let (end, mut n, mut longest) = (w.now.plus_ms(ms), 0, 0);
+    while w.now < end {
+        let Some(leader) = w.leader() else {
+            w.run(1);
+            continue;
+        };
+        let (conn, _) = w.connect(leader, 20_000);
+        while w.now < end && !w.is_closed(conn) {
+            n += 1;
+            let begin = w.now;
+            w.write(conn, n, OpCode::Create, &create(&format!("{path}{n}"), 0));
+            while !w.is_closed(conn) && !w.seen(conn).iter().any(|s| matches!(s, Seen::Reply { .. })) {
+                w.run(1);
+            }
+            longest = longest.max(w.now.as_ms() - begin.as_ms());
+        }
+        w.hang_up(conn);
+    }
+    longest
+}
+
+#[test]
+fn a_leader_whose_disk_is_slow_hands_over_and_not_to_and_fro() {
+    let mut w = started(3, 0);
+    let first = w.leader().unwrap();
+    w.servers[first].disk_us = 60_000;
+    write_for(&mut w, 15_000, "/a");
+    let second = w.leader().unwrap();
+    assert_ne!(second, first);
+    assert_eq!(w.notes["a slow log"], 1);
+    w.until(1_000, "the slow one follows", |w| w.all_serve());
+    let longest = write_for(&mut w, 5_000, "/b");
+    assert!(longest < 20, "{longest} ms: nobody waits for the slow disk any more");
+    // Now all are slow, in turns: the others are no better, or have handed over just now.
+    for s in 0..3 {
+        w.servers[s].disk_us = 60_000;
+    }
+    write_for(&mut w, 30_000, "/c");
+    assert_eq!(w.leader(), Some(second));
+    assert_eq!(w.notes["a slow log"], 1);
+    // The first is well again: the second, which has not handed over yet, may.
+    for s in (0..3).filter(|&s| s != second) {
+        w.servers[s].disk_us = 100;
+    }
+    write_for(&mut w, 15_000, "/d");
+    assert_ne!(w.leader(), Some(second));
+    assert_eq!(w.notes["a slow log"], 2);
+    assert!(w.until(3_000, "all serve", |w| w.all_serve()) < 3_000);
+}
+
+#[test]
+fn a_leader_whose_disk_stands_still_hands_over() {
+    let mut w = started(3, 0);
+    let first = w.leader().unwrap();
+    let (conn, _) = w.connect(first, 20_000);
+    w.servers[first].disk_us = 60_000_000;
+    w.write(conn, 1, OpCode::Create, &create("/a", 0));
+    w.until(15_000, "another leader", |w| w.leader().is_some_and(|l| l != first));
+    let second = w.leader().unwrap();
+    assert_ne!(second, first);
+    let longest = write_for(&mut w, 2_000, "/b");
+    assert!(longest < 20, "{longest} ms");
+}
+
+#[test]
+fn who_has_handed_over_votes_again_when_it_is_needed() {
+    let mut w = started(3, 0);
+    let first = w.leader().unwrap();
+    w.servers[first].disk_us = 60_000;
+    write_for(&mut w, 15_000, "/a");
+    let second = w.leader().unwrap();
+    assert_ne!(second, first);
+    w.crash(second);
+    // Two are left, one of which did not want to be counted.
+    w.until(8_000, "a leader of two", |w| w.leader().is_some_and(|l| l != second && w.is_serving(l)));
+}

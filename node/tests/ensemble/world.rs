@@ -361,6 +361,7 @@ impl World {
             election: Default::default(),
             kept_records: self.kept_records,
             read_only_after_ms: self.read_only_mode.then_some(zab::limits::READ_ONLY_AFTER_MS),
+            slow_log: Some(zab::SlowLog::default()),
         };
         let server = &mut self.servers[s];
         assert!(server.up.is_none());
@@ -923,6 +924,7 @@ impl World {
                     self.close_clients(s);
                 }
             }
+            Output::SlowLog(_) => *self.notes.entry("a slow log").or_default() += 1,
             Output::Note(what) => *self.notes.entry(what).or_default() += 1,
         }
     }
