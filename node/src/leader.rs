@@ -104,7 +104,7 @@ impl Node {
         // While the log stands still, clients whose frames wait behind it can't be heard. A tick that comes late
         // means that the server itself was stopped, and what clients have sent meanwhile is not read yet.
         let late = self.sessions.next_timeout().is_some_and(|due| now.mono > due.plus_ms(tick_ms));
-        if late || self.log_full || self.is_stalled(now) {
+        if late || self.full_since.is_some() || self.is_stalled(now) {
             self.hold_expiry(now);
         }
         for session in self.sessions.expire(now.mono, self.holds_expiry(now)) {
@@ -160,10 +160,10 @@ impl Node {
     }
 
     /// No more is proposed; once everything in flight is applied, leadership ends and is not wanted back for a time.
-    pub(crate) fn hand_over(&mut self, abstain_ms: u64, patience: Option<Instant>) {
+    pub(crate) fn hand_over(&mut self, why: &'static str, abstain_ms: u64, patience: Option<Instant>) {
         if self.prep.is_some() {
             self.zab.hand_over();
-            self.handing_over = Some(HandingOver { abstain_ms, patience });
+            self.handing_over = Some(HandingOver { why, abstain_ms, patience });
         }
     }
 

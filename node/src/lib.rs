@@ -31,5 +31,7 @@ pub mod sessions;
 pub mod stage;
 
 pub use local::LocalSessions;
-pub use machine::{Clients, CloseReason, Config, Handshake, Input, LOG_FULL_CODE, Node, Now};
+pub use machine::{
+    Clients, CloseReason, Config, HANDS_OVER_FULL, Handshake, Input, LOG_FULL_CODE, Node, Now,
+};
 pub use zab::{Output, Records, Service, Slow};

@@ -35,6 +35,9 @@ pub const ENDED_SESSIONS: usize = 1 << 15;
 /// for a write, and short enough for one that stands still. What was not committed by then is answered by nobody.
 pub const HAND_OVER_MS: u64 = 1_000;
 
+/// How long a server that has handed over because its log is full does not want to lead, ms: as [`SLOW_ABSTAIN_MS`].
+pub const FULL_ABSTAIN_MS: u64 = 5_000;
+
 /// How long a server that has handed over because its disk is slow does not want to lead, ms: longer than the others
 /// take for an election, no longer than they could be waited for if one of them died just then.
 pub const SLOW_ABSTAIN_MS: u64 = 5_000;

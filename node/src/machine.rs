@@ -344,14 +344,23 @@ pub struct Node {
     pub(crate) progress: Instant,
     /// Nobody expires before: the log, or the whole server, has stood still, and clients could not be heard.
     pub(crate) held_until: Instant,
-    pub(crate) log_full: bool,
+    /// The log has no room, since then.
+    pub(crate) full_since: Option<Instant>,
     /// Leadership is given up once nothing is in flight.
     pub(crate) handing_over: Option<HandingOver>,
 }
 
+/// Why leadership ends, when it is wanted so.
+const ASKED: &str = "leadership is handed over";
+/// What the log of a server is told when it hands over because it has no room for more of its own log.
+pub const HANDS_OVER_FULL: &str =
+    "leadership is handed over: this server's log is full, make room on its disk";
+
 /// Leadership that is being given up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandingOver {
+    /// What the log of the server is told.
+    pub why: &'static str,
     /// For how long it is not wanted back, ms.
     pub abstain_ms: u64,
     /// Then it ends whatever is in flight: the disk may stand still.
@@ -416,7 +425,7 @@ impl Node {
             asked: Default::default(),
             progress: now.mono,
             held_until: now.mono,
-            log_full: false,
+            full_since: None,
             handing_over: None,
             config,
             tree,
@@ -437,7 +446,7 @@ impl Node {
             Input::Connect { conn, request } => return self.handle_connect(now, conn, &request, clients),
             Input::Disconnected { conn, session } => return self.handle_disconnected(conn, session),
             Input::LogFull(full) => {
-                self.log_full = full;
+                self.full_since = full.then(|| self.full_since.unwrap_or(now.mono));
                 return self.hold_expiry(now);
             }
             Input::Persisted(durable) => self.zab.persisted(now.mono, durable),
@@ -484,7 +493,7 @@ impl Node {
                 self.zab.snapshot_received(now.mono, link, complete);
             }
             Input::SnapshotSaved { durable } => self.zab.snapshot_saved(now.mono, durable),
-            Input::HandOver if self.zab.has_followers() => self.hand_over(limits::ABSTAIN_MS, None),
+            Input::HandOver if self.zab.has_followers() => self.hand_over(ASKED, limits::ABSTAIN_MS, None),
             Input::HandOver => {}
         }
         self.follow(now, clients);
@@ -506,19 +515,33 @@ impl Node {
         self.release_syncs(now, clients);
         if self.zab.needs_epoch() && self.handing_over.is_none() {
             // The counter of zxids nears its end: the next reign has a new one.
-            self.hand_over(0, None);
+            self.hand_over(ASKED, 0, None);
         }
         if self.handing_over.is_none() && self.zab.is_held_up(now.mono) {
             let patience = now.mono.plus_ms(limits::HAND_OVER_MS);
-            self.hand_over(limits::SLOW_ABSTAIN_MS, Some(patience));
+            self.hand_over(ASKED, limits::SLOW_ABSTAIN_MS, Some(patience));
         }
-        if let Some(HandingOver { abstain_ms, patience }) = self.handing_over
+        if self.handing_over.is_none()
+            && self.full_lead_ends().is_some_and(|at| now.mono >= at)
+            && self.zab.may_leave_full(now.mono)
+        {
+            // Nothing more can come of what is in flight here; what a quorum of the others has got of it, they commit.
+            self.hand_over(HANDS_OVER_FULL, limits::FULL_ABSTAIN_MS, Some(now.mono));
+        }
+        if let Some(HandingOver { why, abstain_ms, patience }) = self.handing_over
             && (self.origins.is_empty() || patience.is_some_and(|p| now.mono >= p))
         {
             self.handing_over = None;
-            self.zab.resign(now.mono, "leadership is handed over", abstain_ms);
+            self.zab.resign(now.mono, why, abstain_ms);
             self.follow(now, clients);
         }
+    }
+
+    /// When a leader whose log is full looks whether others can go on without it: room may be made, and a single refusal be
+    /// all that clients hear of it.
+    fn full_lead_ends(&self) -> Option<Instant> {
+        let since = self.full_since.filter(|_| self.service == Service::Leading)?;
+        Some(since.plus_ms(self.config.tick_ms))
     }
 
     /// Everything volatile goes: it belonged to a role that has ended.
@@ -682,7 +705,7 @@ impl Node {
             if self.opens_local() {
                 return self.open_local(now, conn, timeout_ms, clients);
             }
-            if self.log_full && self.prep.is_some() {
+            if self.full_since.is_some() && self.prep.is_some() {
                 return clients.close(conn, CloseReason::ClientAhead);
             }
             let session = self.new_session();

@@ -104,6 +104,8 @@ points! {
     PacketSync,
     PacketRequest,
     Notification,
+    HandedOverSlow,
+    HandedOverFull,
     // Sessions that one server knows, and servers without a quorum.
     LocalOpened,
     LocalUpgraded,

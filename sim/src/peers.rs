@@ -166,8 +166,14 @@ impl Server {
                 }
             }
             Output::Serve(service) => self.serve(k, service),
-            Output::SlowLog(slow) => k.tell(|| format!("{} hands over: {slow:?}", self.id)),
+            Output::SlowLog(slow) => {
+                k.hit(Point::HandedOverSlow);
+                k.tell(|| format!("{} hands over: {slow:?}", self.id));
+            }
             Output::Note(what) => {
+                if what == node::HANDS_OVER_FULL {
+                    k.hit(Point::HandedOverFull);
+                }
                 if what.starts_with("the leader can't be reached") {
                     k.hit(Point::LeaderUnreachable);
                 }

@@ -17,5 +17,9 @@ pub const WAITING_BYTES: usize = 64 << 20;
 /// be lost.
 pub const CONNECT_TICKS: u32 = 2;
 
+/// After a hand-over of a leader whose log is full there is none for so long, ms: at first, and at most. It doubles each time:
+/// where all logs are full nobody can lead better, and reads should not stand still for ever new elections.
+pub const FULL_BACK_OFF_MS: (u64, u64) = (60_000, 3_600_000);
+
 /// How long at least a server looks for a leader before it serves reads without one, ms. Apache's.
 pub const READ_ONLY_AFTER_MS: u64 = 2_000;

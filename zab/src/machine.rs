@@ -137,6 +137,8 @@ pub struct Zab {
     epoch_end: u32,
     /// `None`: nothing is handed over because a disk is slow.
     back_off: Option<BackOff>,
+    /// When the next hand-over of a full log may be.
+    full_back_off: BackOff,
 }
 
 impl Zab {
@@ -175,7 +177,8 @@ impl Zab {
 
     fn with(config: Ensemble, epochs: DurableEpochs, blank: bool, history: History, now: Instant) -> Zab {
         Zab {
-            back_off: config.slow_log.map(|rule| BackOff::new(&rule, now)),
+            back_off: config.slow_log.map(|rule| BackOff::new(rule.back_off_ms.0, now)),
+            full_back_off: BackOff::new(limits::FULL_BACK_OFF_MS.0, now),
             common: Common {
                 config,
                 features: Features(0),
@@ -709,11 +712,21 @@ impl Zab {
         else {
             return false;
         };
-        let may = back_off.take(rule, now);
+        let may = back_off.take(rule.back_off_ms, now);
         if may {
             self.common.push(Output::SlowLog(slow));
         }
         may
+    }
+
+    /// Whether this leader, whose log is full, should let one of its followers lead: enough of them are there to go on without
+    /// it. True once each time, and not again for a while: whether they have room is found out by asking them to write.
+    pub fn may_leave_full(&mut self, now: Instant) -> bool {
+        let Role::Leading(l) = &self.role else { return false };
+        let verifier = &self.common.config.verifier;
+        let up_to_date =
+            |s: ServerId| l.learners().any(|(id, observes, serves)| serves && !observes && id == Some(s));
+        verifier.is_quorum(up_to_date) && self.full_back_off.take(limits::FULL_BACK_OFF_MS, now)
     }
 
     /// Whether this server leads and gives out no more zxids.

@@ -193,20 +193,21 @@ pub(crate) struct BackOff {
 }
 
 impl BackOff {
-    pub fn new(rule: &SlowLog, now: Instant) -> BackOff {
-        BackOff { not_before: now, wait_ms: rule.back_off_ms.0 }
+    /// `first_ms`: the wait after the first one.
+    pub fn new(first_ms: u64, now: Instant) -> BackOff {
+        BackOff { not_before: now, wait_ms: first_ms }
     }
 
     /// Whether there may be one now; then it is taken as done.
-    pub fn take(&mut self, rule: &SlowLog, now: Instant) -> bool {
+    pub fn take(&mut self, (first_ms, most_ms): (u64, u64), now: Instant) -> bool {
         if now < self.not_before {
             return false;
         }
         if now >= self.not_before.plus_ms(self.wait_ms) {
-            self.wait_ms = rule.back_off_ms.0;
+            self.wait_ms = first_ms;
         }
         self.not_before = now.plus_ms(self.wait_ms);
-        self.wait_ms = (2 * self.wait_ms).min(rule.back_off_ms.1);
+        self.wait_ms = (2 * self.wait_ms).min(most_ms);
         true
     }
 }
@@ -310,10 +311,10 @@ mod tests {
     #[test]
     fn hand_overs_become_rarer_the_more_there_are() {
         let second = |s: u64| Instant::from_ms(1_000 * s);
-        let mut back_off = BackOff::new(&RULE, second(0));
+        let mut back_off = BackOff::new(RULE.back_off_ms.0, second(0));
         let mut done = vec![];
         for s in 0..86_400 {
-            if back_off.take(&RULE, second(s)) {
+            if back_off.take(RULE.back_off_ms, second(s)) {
                 done.push(s);
             }
         }
@@ -321,7 +322,10 @@ mod tests {
         assert!(done.len() < 32, "{} in a day", done.len());
         // A day in peace.
         let quiet = 3 * 86_400;
-        assert!(back_off.take(&RULE, second(quiet)));
-        assert!(!back_off.take(&RULE, second(quiet + 59)) && back_off.take(&RULE, second(quiet + 60)));
+        assert!(back_off.take(RULE.back_off_ms, second(quiet)));
+        assert!(
+            !back_off.take(RULE.back_off_ms, second(quiet + 59))
+                && back_off.take(RULE.back_off_ms, second(quiet + 60))
+        );
     }
 }

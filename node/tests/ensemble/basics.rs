@@ -522,3 +522,50 @@ fn who_has_handed_over_votes_again_when_it_is_needed() {
     // Two are left, one of which did not want to be counted.
     w.until(8_000, "a leader of two", |w| w.leader().is_some_and(|l| l != second && w.is_serving(l)));
 }
+
+#[test]
+fn a_leader_whose_log_is_full_lets_another_one_lead() {
+    let mut w = started(3, 0);
+    let first = w.leader().unwrap();
+    let (conn, _) = w.connect(first, 20_000);
+    w.set_full(first, true);
+    w.write(conn, 1, OpCode::Create, &create("/a", 0));
+    w.until(5_000, "another leader", |w| w.leader().is_some_and(|l| l != first && w.is_serving(l)));
+    let second = w.leader().unwrap();
+    let longest = write_for(&mut w, 1_000, "/b");
+    assert!(longest < 20, "{longest} ms");
+    assert!(!w.is_serving(first), "what it can't log it can't show");
+    w.set_full(first, false);
+    w.until(10_000, "all serve", |w| w.all_serve());
+    assert_eq!(w.leader(), Some(second));
+    assert!(w.exists(second, "/a"), "a quorum without the first had it");
+    w.run(100);
+    assert!(w.all_equal());
+}
+
+#[test]
+fn a_leader_whose_log_is_full_stays_where_nobody_could_go_on_without_it() {
+    let mut w = started(3, 0);
+    let first = w.leader().unwrap();
+    w.crash((first + 1) % 3);
+    w.set_full(first, true);
+    w.run(20_000);
+    assert_eq!(w.leader(), Some(first));
+    assert!(w.is_serving(first), "it is read");
+    // And where they are there, but have no room either, leadership does not go round for ever.
+    w.set_full(first, false);
+    w.start((first + 1) % 3);
+    w.until(5_000, "all serve", |w| w.all_serve());
+    let mut changes = 0;
+    let mut last = w.leader();
+    for s in 0..3 {
+        w.set_full(s, true);
+    }
+    for _ in 0..600 {
+        w.run(100);
+        if w.leader() != last && w.leader().is_some() {
+            (last, changes) = (w.leader(), changes + 1);
+        }
+    }
+    assert!(changes <= 3, "{changes} in a minute");
+}

@@ -255,6 +255,8 @@ pub struct Server {
     pub up: Option<Running>,
     pub life: u64,
     pub disk_us: u64,
+    /// Its log has no room.
+    pub full: bool,
 }
 
 pub struct World {
@@ -317,6 +319,7 @@ impl World {
                     up: None,
                     life: 0,
                     disk_us: 100,
+                    full: false,
                 })
                 .collect(),
             events: BTreeMap::new(),
@@ -588,6 +591,11 @@ impl World {
         self.step(leader, Input::FromLearner { link, packet });
     }
 
+    pub fn set_full(&mut self, s: usize, full: bool) {
+        self.servers[s].full = full;
+        self.step(s, Input::LogFull(full));
+    }
+
     pub fn hand_over(&mut self, s: usize) {
         self.step(s, Input::HandOver);
     }
@@ -789,7 +797,8 @@ impl World {
                 }
                 up.queue.push(batch);
             }
-            if !up.writing && !up.queue.is_empty() {
+            if !up.writing && !up.queue.is_empty() && !self.servers[s].full {
+                let up = self.servers[s].up.as_mut().unwrap();
                 up.writing = true;
                 let job = Job::Write(up.queue.len());
                 self.disk_later(s, job);
