@@ -71,6 +71,6 @@ pub use config::TreeConfig;
 pub use prep::{Prep, PrepConfig, PrepRequest, Standing};
 pub use tree::{
     Alone, Applier, ApplyError, Asker, Audience, ChildPage, Crew, ImportError, Importer, LinkError, NodePage,
-    NodeView, Outbox, QuotaView, Replay, Settled, Tree, TreeStats, Walk, WalkKind, WalkPart, WatchSummary,
-    new,
+    NodeView, Outbox, QuotaView, Replay, Settled, StreamError, Tree, TreeStats, Walk, WalkKind, WalkPart,
+    WatchSummary, new,
 };

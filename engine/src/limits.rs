@@ -62,3 +62,7 @@ pub const IMPORT_LINKS: usize = 256 * 1024;
 
 /// Bytes of paths of these, at most, but for those of one shard: most paths are much shorter than a hundred bytes.
 pub const IMPORT_LINK_BYTES: usize = 32 << 20;
+
+/// Bytes of one part of a tree that comes from another server: some hundred KiB, or one znode, which may be as long as any
+/// configuration has ever allowed. Memory grows with what comes.
+pub const STREAM_PART_BYTES_MAX: usize = 256 << 20;

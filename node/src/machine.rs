@@ -489,8 +489,9 @@ impl Node {
                 );
             }
             Input::SnapshotReceived { link, applier, complete } => {
+                let settles = complete.then(|| applier.settles_at());
                 self.take_back(Some(applier));
-                self.zab.snapshot_received(now.mono, link, complete);
+                self.zab.snapshot_received(now.mono, link, settles);
             }
             Input::SnapshotSaved { durable } => self.zab.snapshot_saved(now.mono, durable),
             Input::HandOver if self.zab.has_followers() => self.hand_over(ASKED, limits::ABSTAIN_MS, None),
@@ -893,7 +894,6 @@ impl Node {
                 .apply(record, clients, &mut |_, _| {})
                 .expect("a record is decoded before it is taken from a leader");
         }
-        applier.settle();
     }
 
     fn apply_committed(&mut self, now: Now, clients: &dyn Clients) {

@@ -760,15 +760,15 @@ impl Core {
                     jobs::begin(me(), link, job);
                 }
             }
-            Output::SendSnapshot { link } => {
-                if let Some((link, job)) = peers.push_job(link, Job::Snapshot) {
+            Output::SendSnapshot { link, falconer } => {
+                if let Some((link, job)) = peers.push_job(link, Job::Snapshot { falconer }) {
                     jobs::begin(me(), link, job);
                 }
             }
             Output::FindInLog { link, zxid } => jobs::find_in_log(me(), link, zxid),
-            Output::ReceiveSnapshot { link, zxid } => {
+            Output::ReceiveSnapshot { link, zxid, falconer } => {
                 let applier = applier.expect("the node lends its applier for this");
-                peers.tell(crate::peers::Message::ReceiveSnapshot(link, zxid, applier));
+                peers.tell(crate::peers::Message::ReceiveSnapshot { link, zxid, falconer, applier });
             }
             Output::PersistEpochs { .. }
             | Output::Truncate { .. }

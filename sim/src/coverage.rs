@@ -85,6 +85,8 @@ points! {
     SyncDiff,
     SyncTrunc,
     SyncSnap,
+    SnapFuzzy,
+    SnapBroken,
     SyncFromLog,
     Reloaded,
     LinkOverfull,

@@ -5,17 +5,14 @@ use crate::book::Fact;
 use crate::coverage::Point;
 use crate::kernel::{Due, Kernel};
 use crate::net::{Conn, Item, Port, Side};
-use crate::server::{
-    INIT_LIMIT, Job, Process, Refusal, Server, apply_logged, cluster_bytes, kind_of, rebuild,
-};
+use crate::server::{INIT_LIMIT, Job, Process, Refusal, Server, cluster_bytes, kind_of, rebuild};
 use crate::time::{MS, Time, US};
-use engine::{Settled, Tree, TreeConfig};
 use node::{Input, Output};
-use proto::jute::{Put, Reader};
+use proto::jute::Reader;
 use proto::peer::{FromLeader, FromLearner, Notification, Packet, kind};
 use proto::txn::DIGEST_VERSION;
 use proto::{Durable, LinkId, ServerId, Zxid};
-use snapshot::{Catalogue, Digest, Header, Kind};
+use snapshot::{Catalogue, Digest, Header};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -24,13 +21,12 @@ use zab::{Records, Service};
 
 /// What a message on a link is: its first byte.
 const PACKETS: u8 = 0;
-/// A part of a tree: kind, count, records.
-const PART: u8 = 1;
-/// The end of a tree: its digest.
+/// Bytes of a tree, and the last of them.
+const TREE: u8 = 1;
 const TREE_END: u8 = 2;
 
-/// Bytes of a slice of a tree that is sent.
-const SLICE: usize = 2_000;
+/// Bytes of a part of a tree that is sent.
+const PART: usize = 2_000;
 
 /// The connection for votes with one peer.
 #[derive(Debug, Default)]
@@ -47,23 +43,20 @@ pub struct Election {
 pub struct Link {
     side: Side,
     other: usize,
-    /// A tree is on its way; what is sent meanwhile waits.
+    /// A tree is on its way, while it changes; what is sent meanwhile waits.
     stream: Option<Stream>,
     /// Encoded packets.
     waiting: VecDeque<Vec<u8>>,
     input: VecDeque<Vec<u8>>,
 }
 
-/// A tree on its way to a learner: first it is walked over, which takes its time; what the walk has seen is brought to the
-/// state of one zxid by the own log, and that is sent. As `falconerd` does it.
+/// A tree that goes out.
 #[derive(Debug)]
 enum Stream {
-    Copying { walk: engine::Walk, parts: Vec<Part> },
-    Sending { walk: engine::Walk, copy: Arc<Tree> },
+    /// Its thread is about to begin.
+    Wanted,
+    Walking(engine::Walk),
 }
-
-/// Records of a tree: their kind, how many, and their bytes.
-type Part = (Kind, u64, Vec<u8>);
 
 /// A tree that comes in.
 #[derive(Debug)]
@@ -72,7 +65,7 @@ pub struct Receiving {
     zxid: Zxid,
     /// When something came last.
     heard: Time,
-    parts: Vec<(u8, u32, Vec<u8>)>,
+    bytes: Vec<u8>,
 }
 
 fn point_of(kind: i32) -> Option<Point> {
@@ -152,11 +145,11 @@ impl Server {
                 self.send_records(k, &links, &records, |zxid, record| FromLeader::Inform { zxid, record });
             }
             Output::SendLog { link, after, upto } => self.send_log(k, link.0, after, upto),
-            Output::SendSnapshot { link } => self.begin_stream(k, link.0),
-            Output::ReceiveSnapshot { link, zxid } => {
+            Output::SendSnapshot { link, .. } => self.begin_stream(k, link.0),
+            Output::ReceiveSnapshot { link, zxid, .. } => {
                 let p = self.process();
                 if p.links.contains_key(&link.0) {
-                    p.receiving = Some(Receiving { link: link.0, zxid, heard: k.now, parts: Vec::new() });
+                    p.receiving = Some(Receiving { link: link.0, zxid, heard: k.now, bytes: Vec::new() });
                     let event = self.event(Due::Stalled(link.0));
                     k.after(self.stall_ns(), event);
                     self.run_link(k, link.0);
@@ -398,6 +391,7 @@ impl Server {
         let p = self.process();
         if p.receiving.as_ref().is_some_and(|r| r.link == conn) {
             p.receiving = None;
+            k.hit(Point::SnapBroken);
             let applier = p.node.lend_applier();
             self.step(k, Input::SnapshotReceived { link: LinkId(conn), applier, complete: false });
         }
@@ -471,26 +465,19 @@ impl Server {
         let p = self.process();
         let receiving = p.receiving.as_mut().expect("the caller has looked");
         receiving.heard = k.now;
-        let mut r = Reader::new(&message[1..]);
-        if message[0] == PART {
-            let kind = r.u8().expect("a part has a kind");
-            let count = r.i32().expect("a part has a count") as u32;
-            return receiving.parts.push((kind, count, r.rest().to_vec()));
+        receiving.bytes.extend_from_slice(&message[1..]);
+        if message[0] == TREE {
+            return;
         }
-        let digest = r.i64().expect("the end has a digest");
-        let Receiving { zxid, parts, .. } = p.receiving.take().expect("looked at above");
+        let Receiving { zxid, bytes, .. } = p.receiving.take().expect("looked at above");
         let mut applier = p.node.lend_applier();
         let importer = applier.import();
-        for (kind, count, bytes) in &parts {
-            let count = u64::from(*count);
-            match kind {
-                0 => importer.sessions(bytes, count),
-                1 => importer.acls(bytes, count),
-                _ => importer.nodes(bytes, count),
-            }
-            .expect("the parts of a tree hold records");
+        let mut rest = &bytes[..];
+        let settled = importer.read(&mut rest, zxid).expect("servers of the simulation send whole trees");
+        assert!(rest.is_empty(), "nothing stands behind the end of a tree");
+        if settled.zxid > zxid {
+            k.hit(Point::SnapFuzzy);
         }
-        let settled = Settled { zxid, digest: Some(digest) };
         importer.finish(zxid, Some(settled)).expect("a whole tree has a root");
         p.handed.clear();
         p.received = Some(conn);
@@ -594,57 +581,38 @@ impl Server {
     }
 
     fn begin_stream(&mut self, k: &mut Kernel, conn: Conn) {
-        let p = self.process();
-        let walk = p.tree.walk();
-        if let Some(link) = p.links.get_mut(&conn) {
-            link.stream = Some(Stream::Copying { walk, parts: Vec::new() });
+        if let Some(link) = self.process().links.get_mut(&conn) {
+            link.stream = Some(Stream::Wanted);
             let event = self.event(Due::Stream(conn));
             k.after(20 * US, event);
         }
     }
 
-    /// A tree goes on its way to a learner by one slice.
+    /// A tree goes on its way to a learner by one part, as `falconerd` sends it.
     pub(crate) fn stream(&mut self, k: &mut Kernel, conn: Conn) {
         let id = self.id;
         let p = self.process();
         let tree = p.tree.clone();
         let Some(link) = p.links.get_mut(&conn) else { return };
         let side = link.side;
-        let mut records = Vec::new();
-        match link.stream.as_mut() {
+        match &mut link.stream {
             None => return,
-            Some(Stream::Copying { walk, parts }) => {
-                let part = walk.next(&tree, SLICE, &mut records);
-                if let Some(kind) = kind_of(part.kind) {
-                    parts.push((kind, part.count, records));
-                } else {
-                    let parts = std::mem::take(parts);
-                    let (start, end) = (walk.start(), walk.end().expect("a walk that is done has an end"));
-                    link.stream = None;
-                    let copy = match copy(&p.appender, tree.config(), parts, start, end) {
-                        Ok(copy) => copy,
-                        Err(Refusal::Disk(why) | Refusal::Damage(why)) => {
-                            k.tell(|| format!("{id} can't send its tree on {conn}: {why}"));
-                            self.process().overfull.push(conn);
-                            return self.drop_overfull(k);
-                        }
-                    };
-                    let mut head = Vec::new();
-                    FromLeader::Snap { zxid: end.0 }.encode(&mut head);
-                    let waiting = std::mem::take(&mut link.waiting);
-                    self.send_packets(k, conn, &head);
-                    if let Some(link) = self.process().links.get_mut(&conn) {
-                        link.waiting = waiting;
-                        link.stream = Some(Stream::Sending { walk: copy.walk(), copy });
-                    }
-                }
+            Some(Stream::Wanted) => {
+                let walk = tree.walk();
+                let mut head = Vec::new();
+                FromLeader::Snap { zxid: walk.start() }.encode(&mut head);
+                link.stream = None;
+                let waiting = std::mem::take(&mut link.waiting);
+                self.send_packets(k, conn, &head);
+                let Some(link) = self.process().links.get_mut(&conn) else { return };
+                link.waiting = waiting;
+                link.stream = Some(Stream::Walking(walk));
             }
-            Some(Stream::Sending { walk, copy }) => {
-                let part = walk.next(copy, SLICE, &mut records);
-                let mut message = Vec::with_capacity(records.len() + 20);
-                let Some(kind) = kind_of(part.kind) else {
-                    message.push(TREE_END);
-                    message.put_i64(copy.applied_digest().1);
+            Some(Stream::Walking(walk)) => {
+                let mut message = vec![TREE];
+                let goes_on = walk.next_part(&tree, PART, &mut message);
+                if !goes_on {
+                    message[0] = TREE_END;
                     link.stream = None;
                     let waiting = std::mem::take(&mut link.waiting);
                     k.net.send(k.now, conn, side, message);
@@ -653,15 +621,7 @@ impl Server {
                         self.send_packets(k, conn, &packets);
                     }
                     return self.step(k, Input::SnapshotSent { link: LinkId(conn) });
-                };
-                message.push(PART);
-                message.push(match kind {
-                    Kind::Sessions => 0,
-                    Kind::Acls => 1,
-                    Kind::Nodes => 2,
-                });
-                message.put_i32(part.count as i32);
-                message.extend_from_slice(&records);
+                }
                 k.net.send(k.now, conn, side, message);
             }
         }
@@ -793,40 +753,6 @@ impl Server {
         self.process().forget_handed();
         self.stand(k, &tree);
         Ok(())
-    }
-}
-
-/// What a walk from `start` to `end` has seen, made the state at its end by the own log.
-fn copy(
-    appender: &Appender,
-    config: &TreeConfig,
-    parts: Vec<Part>,
-    start: Zxid,
-    end: (Zxid, i64),
-) -> Result<Arc<Tree>, Refusal> {
-    let (copy, mut applier) = engine::new(config.clone());
-    let importer = applier.import();
-    for (kind, count, bytes) in &parts {
-        match kind {
-            Kind::Sessions => importer.sessions(bytes, *count),
-            Kind::Acls => importer.acls(bytes, *count),
-            Kind::Nodes => importer.nodes(bytes, *count),
-        }
-        .expect("what a walk has written can be read");
-    }
-    let settled = Settled { zxid: end.0, digest: Some(end.1) };
-    importer.finish(start, Some(settled)).expect("a tree has a root");
-    appender.reader(start)?.replay::<Refusal>(start, |zxid, record| {
-        if zxid <= end.0 {
-            apply_logged(&mut applier, record)?;
-        }
-        Ok(())
-    })?;
-    applier.advance(end.0);
-    copy.check_links().map_err(|e| Refusal::Damage(format!("the copy is no tree: {e}")))?;
-    match copy.digest_mismatches() {
-        0 => Ok(copy),
-        _ => Err(Refusal::Damage("the copy's digest is not the tree's".into())),
     }
 }
 

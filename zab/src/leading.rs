@@ -427,7 +427,8 @@ impl Leading {
                 to
             }
             Plan::Snap => {
-                common.push(Output::SendSnapshot { link });
+                let falconer = self.learners.get(&link).is_some_and(|l| l.falconer);
+                common.push(Output::SendSnapshot { link, falconer });
                 // What the walk of the tree may see of later records, the learner applies again.
                 history.applied()
             }
@@ -581,6 +582,16 @@ impl Leading {
         for link in self.links_in(|s| *s == Stage::HasHistory) {
             self.tell_up_to_date(common, link, history.last());
         }
+    }
+
+    /// Whether followers that have all that was proposed are a quorum without this server: they have room for it, and could
+    /// go on.
+    pub fn is_spare(&self, common: &Common) -> bool {
+        let has_all = |l: &Learner| l.stage == Stage::UpToDate && !l.observer && l.unacknowledged.is_none();
+        common
+            .config
+            .verifier
+            .is_quorum(|s| self.learners.values().any(|l| l.server == Some(s) && has_all(l)))
     }
 
     /// A learner with the history serves from now on, and hears of what was committed, up to `committed`, since it was sent to it.

@@ -92,6 +92,8 @@ pub(crate) struct Learning {
     pub committed: Zxid,
     /// The tree was received, and the log begins behind it.
     snapshot: bool,
+    /// The received tree is of one moment from there on.
+    settles: Zxid,
     /// Committed records to be applied to a received tree without the log.
     loose: RecordBatch,
     /// Acknowledgements of records up to there have left.
@@ -127,6 +129,7 @@ impl Learning {
             seen_any: false,
             committed: Zxid::ZERO,
             snapshot: false,
+            settles: Zxid::ZERO,
             loose: RecordBatch::new(),
             acknowledged: history.last(),
         }
@@ -304,7 +307,7 @@ impl Learning {
                 self.snapshot = true;
                 self.phase = Phase::Receiving { zxid };
                 let link = self.link.expect("a packet came through it");
-                common.start(Job::Receive, Output::ReceiveSnapshot { link, zxid });
+                common.start(Job::Receive, Output::ReceiveSnapshot { link, zxid, falconer: self.falconer });
             }
             FromLeader::Trunc { zxid } if zxid < history.last() && !mutant::is(Mutant::TruncIgnored) => {
                 self.phase = Phase::Truncating;
@@ -347,13 +350,11 @@ impl Learning {
         &mut self,
         common: &mut Common,
         history: &mut History,
-        complete: bool,
+        settles: Option<Zxid>,
     ) -> Outcome {
         self.heard = common.now;
         let Phase::Receiving { zxid } = self.phase else { return Ok(()) };
-        if !complete {
-            return Err("the snapshot ended early");
-        }
+        self.settles = settles.ok_or("the snapshot ended early")?;
         self.phase = Phase::Synchronising;
         self.seen = zxid;
         self.committed = zxid;
@@ -437,9 +438,12 @@ impl Learning {
             return Err("NEWLEADER at the wrong time, or of another epoch");
         }
         if self.snapshot {
-            self.phase = Phase::Saving;
             // The node applies what is loose before the shell reads this.
             let zxid = self.loose.last().unwrap_or(self.committed);
+            if zxid < self.settles {
+                return Err("NEWLEADER before everything that the tree has seen is committed");
+            }
+            self.phase = Phase::Saving;
             common.start(Job::Save, Output::SaveSnapshot { zxid });
             return Ok(());
         }

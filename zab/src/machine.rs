@@ -629,13 +629,13 @@ impl Zab {
         self.settle();
     }
 
-    /// A tree was received, or not all of it.
-    pub fn snapshot_received(&mut self, now: Instant, link: LinkId, complete: bool) {
+    /// A tree was received, which is of one moment from this zxid on; `None`: not all of it.
+    pub fn snapshot_received(&mut self, now: Instant, link: LinkId, settles: Option<Zxid>) {
         self.common.now = now;
         assert_eq!(self.common.job.take(), Some(Job::Receive), "a tree is received when that was asked for");
         match &mut self.role {
             Role::Learning(l) if l.link == Some(link) => {
-                let outcome = l.snapshot_received(&mut self.common, &mut self.history, complete);
+                let outcome = l.snapshot_received(&mut self.common, &mut self.history, settles);
                 self.learnt(outcome);
             }
             _ => self.settle(),
@@ -719,14 +719,12 @@ impl Zab {
         may
     }
 
-    /// Whether this leader, whose log is full, should let one of its followers lead: enough of them are there to go on without
-    /// it. True once each time, and not again for a while: whether they have room is found out by asking them to write.
+    /// Whether this leader, whose log is full, should let one of its followers lead: enough of them have all that was proposed, so
+    /// they had room for it. True once each time, and not again for a while: that they have room for more is found out
+    /// by asking them to write.
     pub fn may_leave_full(&mut self, now: Instant) -> bool {
         let Role::Leading(l) = &self.role else { return false };
-        let verifier = &self.common.config.verifier;
-        let up_to_date =
-            |s: ServerId| l.learners().any(|(id, observes, serves)| serves && !observes && id == Some(s));
-        verifier.is_quorum(up_to_date) && self.full_back_off.take(limits::FULL_BACK_OFF_MS, now)
+        l.is_spare(&self.common) && self.full_back_off.take(limits::FULL_BACK_OFF_MS, now)
     }
 
     /// Whether this server leads and gives out no more zxids.
@@ -777,7 +775,7 @@ impl Zab {
     /// When this server, which takes no part in the election, is to take part.
     fn abstention_ends(&self) -> Option<Instant> {
         let Role::Looking(e) = &self.role else { return None };
-        (e.abstains() && !self.blank).then_some(self.abstains_until)
+        (e.abstains() && !self.common.blank).then_some(self.abstains_until)
     }
 
     fn set_service(&mut self, service: Service) {

@@ -114,6 +114,9 @@ pub enum Output {
     SendSnapshot {
         /// Through this link.
         link: LinkId,
+        /// To a Falconer: the tree may change under the walk, if behind the end mark stands where and with which digest it is
+        /// of one moment.
+        falconer: bool,
     },
     /// Which is the last record of the own log at or before `zxid`? Answer: `FoundInLog`.
     FindInLog {
@@ -150,6 +153,8 @@ pub enum Output {
         link: LinkId,
         /// The zxid that the tree then has.
         zxid: Zxid,
+        /// From a Falconer: see [`Output::SendSnapshot`].
+        falconer: bool,
     },
     /// Write the tree as it stands, at `zxid`, as a snapshot, durably, then begin the log anew behind it: one write of the
     /// superblock makes both current. Answer: `SnapshotSaved`.

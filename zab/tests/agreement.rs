@@ -136,6 +136,7 @@ impl Run {
             election: Default::default(),
             kept_records: 500,
             read_only_after_ms: None,
+            slow_log: None,
         };
         let accepted = accepted.unwrap_or(current);
         let recovered =
@@ -187,7 +188,7 @@ impl Run {
             Output::SendLog { link, after, upto } => {
                 self.said.push(format!("{} log behind {after} to {upto}", link.0))
             }
-            Output::SendSnapshot { link } => self.said.push(format!("{} snap", link.0)),
+            Output::SendSnapshot { link, .. } => self.said.push(format!("{} snap", link.0)),
             Output::FindInLog { link, zxid } => self.said.push(format!("find {zxid} for {}", link.0)),
             Output::PersistEpochs { accepted, current, .. } => {
                 assert!(self.epochs.is_none(), "one after the other");
@@ -208,6 +209,7 @@ impl Run {
             Output::ReceiveSnapshot { zxid, .. } => self.said.push(format!("receive {zxid}")),
             Output::SaveSnapshot { zxid } => self.said.push(format!("save {zxid}")),
             Output::Serve(service) => self.said.push(format!("serve {service:?}").to_lowercase()),
+            Output::SlowLog(_) => self.said.push("slow log".into()),
         }
     }
 
@@ -338,8 +340,11 @@ impl Run {
             }
             ["durable", z] => self.zab.persisted(now, Durable::from_completed_write(zxid(z))),
             ["truncated", z] => self.zab.truncated(now, Durable::from_completed_write(zxid(z))),
-            ["received"] => self.zab.snapshot_received(now, self.dialled.unwrap(), true),
-            ["received", "half"] => self.zab.snapshot_received(now, self.dialled.unwrap(), false),
+            ["received"] => self.zab.snapshot_received(now, self.dialled.unwrap(), Some(Zxid::ZERO)),
+            ["received", "half"] => self.zab.snapshot_received(now, self.dialled.unwrap(), None),
+            ["received", settles] => {
+                self.zab.snapshot_received(now, self.dialled.unwrap(), Some(zxid(settles)))
+            }
             ["reloaded"] => self.zab.reloaded(now),
             ["saved", z] => self.zab.snapshot_saved(now, Durable::from_completed_write(zxid(z))),
             ["found", link, z] => {

@@ -147,9 +147,9 @@ impl Applier {
         self.fuzzy.is_none()
     }
 
-    /// The tree that was imported is exact now: everything that its walk can have seen is applied.
-    pub fn settle(&mut self) {
-        self.fuzzy = None;
+    /// From this zxid on the tree is of one moment.
+    pub fn settles_at(&self) -> Zxid {
+        self.fuzzy.map_or_else(|| self.tree.applied(), |s| s.zxid)
     }
 
     /// Raises the last applied zxid without a txn: a new leader's epoch begins at counter 0.

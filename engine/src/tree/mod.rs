@@ -21,6 +21,7 @@ mod refused;
 mod replay;
 mod report;
 mod shard;
+mod stream;
 mod walk;
 
 pub use apply::{Applier, ApplyError, Settled};
@@ -29,6 +30,7 @@ pub use crew::{Alone, Crew};
 pub use import::{ImportError, Importer, LinkError};
 pub use replay::Replay;
 pub use report::{TreeStats, WatchSummary};
+pub use stream::StreamError;
 pub use walk::{Walk, WalkKind, WalkPart};
 
 use crate::config::TreeConfig;

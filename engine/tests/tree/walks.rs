@@ -381,3 +381,118 @@ fn replay_over_a_walk_amid_writes_ends_in_the_tree_that_was_walked() {
     }
     assert!(orphans > 10, "only {orphans} of the walks had to be repaired: they met no writes");
 }
+
+#[test]
+fn a_tree_that_changes_comes_through_a_stream() {
+    let lists = [acl::OPEN.as_bytes().to_vec(), list(31, "digest", "u:h"), list(1, "ip", "10.0.0.1")];
+    let (mut fuzzy, mut orphans) = (0, 0);
+    for seed in 1..=300_u64 {
+        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut w = World::with(config(1 << chance.below(5)));
+        for _ in 0..chance.below(200) {
+            let record = random_record(&mut w, &mut chance, &lists);
+            w.apply(&record);
+        }
+        let mut walk = w.tree.walk();
+        let (start, mut bytes, mut log) = (walk.start(), Vec::new(), Vec::new());
+        while walk.next_part(&w.tree, 1 + chance.below(300) as usize, &mut bytes) {
+            for _ in 0..chance.below(6) {
+                let record = random_record(&mut w, &mut chance, &lists);
+                w.apply(&record);
+                log.push((w.zxid, record, w.tree.digest()));
+            }
+        }
+        for _ in 0..20 {
+            let record = random_record(&mut w, &mut chance, &lists);
+            w.apply(&record);
+            log.push((w.zxid, record, w.tree.digest()));
+        }
+        bytes.extend_from_slice(b"what stands behind it");
+        let mut copy = World::with(config(1 << chance.below(5)));
+        let mut rest = &bytes[..];
+        let importer = Importer::new(&mut copy.applier);
+        let settled = importer.read(&mut rest, start).unwrap();
+        assert_eq!(rest, b"what stands behind it");
+        importer.finish(start, Some(settled)).unwrap();
+        assert_eq!((copy.tree.applied(), copy.applier.settles_at()), (start, settled.zxid));
+        fuzzy += u64::from(settled.zxid > start);
+        orphans += u64::from(copy.tree.check_links().is_err());
+        for (zxid, record, digest) in &log {
+            assert_eq!(
+                copy.applier.is_settled(),
+                *zxid > settled.zxid.as_u64(),
+                "seed {seed}, before {zxid}"
+            );
+            copy.apply(record);
+            if *zxid >= settled.zxid.as_u64() {
+                assert_eq!(copy.tree.digest(), *digest, "seed {seed}, txn {zxid}, settled at {settled:?}");
+            }
+        }
+        copy.check();
+        assert_eq!(dump(&copy.tree), dump(&w.tree), "seed {seed}: sessions, lists, znodes");
+        assert_eq!((copy.tree.digest_mismatches(), copy.tree.stats()), (0, w.tree.stats()), "seed {seed}");
+    }
+    assert!(fuzzy > 200 && orphans > 10, "{fuzzy} of the walks met writes, {orphans} had to be repaired");
+}
+
+#[test]
+fn a_tree_that_was_damaged_on_its_way_is_noticed() {
+    let mut w = world();
+    w.txn(set("/a", b"value", 1));
+    let mut walk = w.tree.walk();
+    let (start, mut bytes) = (walk.start(), Vec::new());
+    while walk.next_part(&w.tree, 200, &mut bytes) {}
+    let at = bytes.windows(5).position(|b| b == b"value").unwrap();
+    for (data, mismatches) in [(b'v', 0), (b'w', 1)] {
+        bytes[at] = data;
+        let mut copy = World::with(config(8));
+        let importer = Importer::new(&mut copy.applier);
+        let settled = importer.read(&mut &bytes[..], start).unwrap();
+        importer.finish(start, Some(settled)).unwrap();
+        assert_eq!(copy.tree.digest_mismatches(), mismatches);
+    }
+}
+
+#[test]
+fn a_stream_that_is_none() {
+    let w = world();
+    let mut walk = w.tree.walk();
+    let start = walk.start();
+    let mut bytes = Vec::new();
+    let mut begins = Vec::new();
+    loop {
+        begins.push(bytes.len());
+        if !walk.next_part(&w.tree, 1 << 20, &mut bytes) {
+            break;
+        }
+    }
+    let read = |bytes: &[u8], start| {
+        let mut other = World::with(config(8));
+        let said = Importer::new(&mut other.applier).read(&mut &bytes[..], start).map_err(|e| e.to_string());
+        said.map(|settled| (settled.zxid, settled.digest))
+    };
+    assert_eq!(read(&bytes, start), Ok((start, Some(w.tree.digest()))));
+    for cut in 0..bytes.len() {
+        assert_eq!(read(&bytes[..cut], start), Err("the tree does not come to its end".to_owned()), "{cut}");
+    }
+    let changed = |at: usize, to: &[u8]| {
+        let mut bytes = bytes.clone();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        read(&bytes, start).unwrap_err()
+    };
+    let nodes = *begins.iter().rfind(|&&b| bytes[b] == 2).unwrap();
+    for (at, to, why) in [
+        (0, &[7][..], "no tree: an unknown kind of part"),
+        (1, &[0xff], "no tree: a number is negative"),
+        (5, &[0xff], "no tree: a number is negative"),
+        (5, &[0x7f], "no tree: a part is too long"),
+        (4, &[99], "a part of the tree is not what it says"),
+        (nodes, &[0], "no tree: the parts are in no order"),
+    ] {
+        assert_eq!(changed(at, to), why, "{to:?} at {at}");
+    }
+    assert_eq!(
+        read(&bytes, Zxid::from_u64(start.as_u64() + 1)),
+        Err("no tree: it ends before it begins".to_owned())
+    );
+}

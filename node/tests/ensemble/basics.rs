@@ -569,3 +569,25 @@ fn a_leader_whose_log_is_full_stays_where_nobody_could_go_on_without_it() {
     }
     assert!(changes <= 3, "{changes} in a minute");
 }
+
+#[test]
+fn a_leader_whose_log_is_full_does_not_hand_over_to_logs_that_are_full() {
+    let mut w = started(3, 0);
+    let first = w.leader().unwrap();
+    let (conn, _) = w.connect(first, 20_000);
+    for s in 0..3 {
+        w.set_full(s, true);
+    }
+    // Nobody acknowledges it.
+    w.write(conn, 1, OpCode::Create, &create("/a", 0));
+    w.run(3 * TICK_MS);
+    assert_eq!(w.leader(), Some(first));
+    assert!((0..3).all(|s| w.is_serving(s)), "all are read");
+    // Two have room again: they have what the first lacks.
+    for s in (0..3).filter(|&s| s != first) {
+        w.set_full(s, false);
+    }
+    w.until(3 * TICK_MS, "another leader", |w| w.leader().is_some_and(|l| l != first && w.is_serving(l)));
+    let second = w.leader().unwrap();
+    assert!(w.exists(second, "/a"));
+}

@@ -895,7 +895,7 @@ impl World {
                     }
                 });
             }
-            Output::SendSnapshot { link } => {
+            Output::SendSnapshot { link, .. } => {
                 // The leader goes on while its tree is put together.
                 if let Some(l) = up.links.get_mut(&link) {
                     l.behind = Some(Vec::new());

@@ -1,15 +1,20 @@
 //! What takes long on a link, each by a thread of its own: a snapshot out or in, a stretch of the log.
 //!
-//! A snapshot goes out as the state at one zxid. A walk over the tree is of no single moment, and Apache's stream wants
-//! parents before children; so a copy of the tree is made, brought to the end of the walk by the records of the own log, and
-//! written from there. It takes as much memory as the tree for as long as the transfer takes.
+//! A snapshot goes out part by part from a walk over the tree while that changes (`engine::Walk::next_part`): what is in memory of
+//! it is one part, whatever the tree's size. The walk is of no single moment. It holds every txn up to the zxid of SNAP and some
+//! behind, up to the zxid at its end; the learner applies the records between the two once more, which follow through
+//! the same link, and compares the digest there.
+//!
+//! An Apache learner gets the state at one zxid instead: it wants parents before children, and what it makes of a tree in motion
+//! goes wrong now and then (ACLs that it does not know). For it a copy of the tree is made, brought to the end of the walk by the
+//! records of the own log, and written from there, with as much memory as the tree for as long as the transfer takes.
 
 use super::Message;
 use super::link::{Job, Link};
 use crate::boot::{Nobody, with_causes};
 use crate::core::Core;
 use crate::stats::{Counter, Measure};
-use engine::{Applier, Settled, Tree};
+use engine::{Applier, Importer, Settled, Tree};
 use proto::jute::Put;
 use proto::peer::FromLeader;
 use proto::txn::RecordBatch;
@@ -21,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// What stands behind a snapshot in the stream.
+/// What stands behind a snapshot of Apache's in the stream.
 const END_MARK: &str = "BenWasHere";
 
 /// Bytes of a snapshot or of the log that are put together before they are handed to the socket.
@@ -74,12 +79,15 @@ pub fn begin(core: Arc<Core>, link: Arc<Link>, job: Job) {
         while let Some(job) = next {
             let peers = core.peers().expect("a link belongs to an ensemble");
             let done = match job {
-                Job::Snapshot => {
+                Job::Snapshot { falconer } => {
                     let under_way = &peers.snapshots;
                     let others = under_way.fetch_add(1, Ordering::Relaxed);
                     core.stats.add(Counter::Snaps, 1);
                     core.stats.measure(Measure::InflightSnaps, others as u64 + 1, 1);
-                    let sent = send_snapshot(&core, &link);
+                    let sent = match falconer {
+                        true => send_stream(&core, &link),
+                        false => send_copy(&core, &link),
+                    };
                     under_way.fetch_sub(1, Ordering::Relaxed);
                     sent
                 }
@@ -96,7 +104,7 @@ pub fn begin(core: Arc<Core>, link: Arc<Link>, job: Job) {
                 return;
             }
             next = link.job_done();
-            if job == Job::Snapshot {
+            if matches!(job, Job::Snapshot { .. }) {
                 core.submit_snapshot_sent(link.id);
                 core.pump();
             }
@@ -114,18 +122,26 @@ struct Progress {
     started: Instant,
     said: Instant,
     bytes: u64,
+    /// About how many there will be, where that is known.
+    of_bytes: Option<u64>,
 }
 
 impl Progress {
-    fn new(what: &'static str) -> Progress {
-        Progress { what, started: Instant::now(), said: Instant::now(), bytes: 0 }
+    fn new(what: &'static str, of_bytes: Option<u64>) -> Progress {
+        Progress { what, started: Instant::now(), said: Instant::now(), bytes: 0, of_bytes }
     }
 
     fn add(&mut self, link: &Link, bytes: usize) {
         self.bytes += bytes as u64;
         if self.said.elapsed() >= SAID_EACH {
             self.said = Instant::now();
-            tracing::info!(peer = %link.peer, bytes = self.bytes, "{} is under way", self.what);
+            tracing::info!(
+                peer = %link.peer,
+                bytes = self.bytes,
+                of_about = self.of_bytes,
+                "{} is under way",
+                self.what
+            );
         }
     }
 
@@ -135,10 +151,42 @@ impl Progress {
     }
 }
 
-fn send_snapshot(core: &Core, link: &Link) -> Result<(), Failure> {
+/// To a Falconer: the tree as it changes.
+fn send_stream(core: &Core, link: &Link) -> Result<(), Failure> {
+    let stall = core.peers().expect("a link belongs to an ensemble").config().stall_timeout;
+    let mut progress = Progress::new("sending a snapshot", Some(core.tree.stats().data_bytes));
+    let zxid = stream(&core.tree, &mut |bytes| {
+        link.write_job(bytes, stall)?;
+        progress.add(link, bytes.len());
+        Ok::<(), Failure>(())
+    })?;
+    progress.done(link, zxid);
+    Ok(())
+}
+
+/// Puts SNAP and the parts of the tree where they go, one after the other; each is made when the one before has gone.
+fn stream<E>(tree: &Tree, put: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<Zxid, E> {
+    let mut walk = tree.walk();
+    let zxid = walk.start();
+    let mut out = Vec::with_capacity(2 * CHUNK);
+    FromLeader::Snap { zxid }.encode(&mut out);
+    loop {
+        let goes_on = walk.next_part(tree, CHUNK, &mut out);
+        put(&out)?;
+        if !goes_on {
+            return Ok(zxid);
+        }
+        out.clear();
+        // A single znode may have been larger.
+        out.shrink_to(2 * CHUNK);
+    }
+}
+
+/// To one of Apache's: a copy of one moment.
+fn send_copy(core: &Core, link: &Link) -> Result<(), Failure> {
     let (tree, zxid) = copy(core)?;
     let stall = core.peers().expect("a link belongs to an ensemble").config().stall_timeout;
-    let mut progress = Progress::new("sending a snapshot");
+    let mut progress = Progress::new("sending a snapshot", Some(tree.stats().data_bytes));
     let mut out = Vec::with_capacity(2 * CHUNK);
     FromLeader::Snap { zxid }.encode(&mut out);
     // The two tables have their counts in front.
@@ -214,7 +262,7 @@ fn copy(core: &Core) -> Result<(Arc<Tree>, Zxid), Failure> {
 
 fn send_log(core: &Core, link: &Link, after: Zxid, upto: Zxid) -> Result<(), Failure> {
     let stall = core.peers().expect("a link belongs to an ensemble").config().stall_timeout;
-    let mut progress = Progress::new("sending a stretch of the log");
+    let mut progress = Progress::new("sending a stretch of the log", None);
     let mut out = Vec::with_capacity(2 * CHUNK);
     let mut last = after;
     core.log.read_log(after, upto, |zxid, record| {
@@ -291,8 +339,15 @@ fn look(core: &Core, zxid: Zxid) -> Option<Zxid> {
     }
 }
 
-/// Reads the raw snapshot that comes through `link`, of which `ahead` has been read already, into the tree.
-pub fn receive_snapshot(core: Arc<Core>, link: Arc<Link>, zxid: Zxid, applier: Box<Applier>, ahead: Vec<u8>) {
+/// Reads the raw snapshot that comes through `link`, from a Falconer or not, of which `ahead` has been read already, into the
+/// tree. Every txn up to the zxid is in it.
+pub fn receive_snapshot(
+    core: Arc<Core>,
+    link: Arc<Link>,
+    (zxid, falconer): (Zxid, bool),
+    applier: Box<Applier>,
+    ahead: Vec<u8>,
+) {
     let shared = Arc::new(parking_lot::Mutex::new(Some(applier)));
     let (taken, told, id) = (shared.clone(), core.clone(), link.id);
     let run = move || {
@@ -303,9 +358,9 @@ pub fn receive_snapshot(core: Arc<Core>, link: Arc<Link>, zxid: Zxid, applier: B
             link: &link,
             ahead: ahead.into(),
             patience,
-            progress: Progress::new("reading a snapshot"),
+            progress: Progress::new("reading a snapshot", None),
         };
-        let read = read_snapshot(&core, &mut source, &mut applier, zxid);
+        let read = read_snapshot(&core, &mut source, &mut applier, (zxid, falconer));
         let behind = match read {
             Ok(behind) => {
                 source.progress.done(&link, zxid);
@@ -330,14 +385,27 @@ pub fn receive_snapshot(core: Arc<Core>, link: Arc<Link>, zxid: Zxid, applier: B
     }
 }
 
-/// Returns the bytes behind the end mark.
+/// Returns the bytes behind the snapshot.
 fn read_snapshot(
     core: &Core,
     source: &mut Source<'_>,
     applier: &mut Applier,
-    zxid: Zxid,
+    (zxid, falconer): (Zxid, bool),
 ) -> Result<Vec<u8>, String> {
     let importer = applier.import();
+    let (settled, behind) = match falconer {
+        true => {
+            let settled = importer.read(source, zxid).map_err(|e| with_causes(&e))?;
+            (Some(settled), std::mem::take(&mut source.ahead).into())
+        }
+        false => (None, read_apache(source, &importer)?),
+    };
+    importer.finish(zxid, settled).map_err(|e| with_causes(&e))?;
+    core.plant_config(applier);
+    Ok(behind)
+}
+
+fn read_apache(source: &mut Source<'_>, importer: &Importer<'_>) -> Result<Vec<u8>, String> {
     let mut sink = |kind, count, bytes: &[u8]| match kind {
         Kind::Sessions => importer.sessions(bytes, u64::from(count)),
         Kind::Acls => importer.acls(bytes, u64::from(count)),
@@ -362,8 +430,6 @@ fn read_snapshot(
         return Err(format!("{END_MARK:?} is not what stands behind it"));
     }
     behind.drain(..mark.len());
-    importer.finish(zxid, None).map_err(|e| with_causes(&e))?;
-    core.plant_config(applier);
     Ok(behind)
 }
 
@@ -437,5 +503,121 @@ impl Recent {
             batch.push_with(zxid, |out| out.extend_from_slice(&record));
         }
         vec![Arc::new(batch)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+    use proto::txn::{CreateTxnKind, Record, Txn, TxnHeader};
+    use proto::{SessionId, WallMs, Xid, acl};
+    use std::convert::Infallible;
+    use std::net::{TcpListener, TcpStream};
+
+    struct World {
+        tree: Arc<Tree>,
+        applier: Applier,
+        zxid: u64,
+        log: Vec<Vec<u8>>,
+    }
+
+    impl World {
+        /// A tree of so many znodes.
+        fn new(znodes: u64) -> World {
+            let (tree, applier) = engine::new(engine::TreeConfig::default());
+            let mut w = World { tree, applier, zxid: 0, log: Vec::new() };
+            for n in 0..znodes {
+                w.create(&format!("/{n}"), &[b'x'; 100]);
+            }
+            w.log.clear();
+            w
+        }
+
+        fn create(&mut self, path: &str, data: &[u8]) {
+            self.apply(Txn::Create {
+                kind: CreateTxnKind::Create,
+                path: path.into(),
+                data: Some(data),
+                acl: acl::OPEN,
+                ephemeral: false,
+                parent_cversion: self.zxid as i32 + 1,
+            });
+        }
+
+        fn apply(&mut self, txn: Txn<'_>) {
+            self.zxid += 1;
+            let header = TxnHeader {
+                session: SessionId(1),
+                cxid: Xid(1),
+                zxid: Zxid::from_u64(self.zxid),
+                time: WallMs(1),
+                kind: txn.kind(),
+            };
+            let mut record = Vec::new();
+            Record { header, txn, digest: None }.encode(&mut record);
+            self.applier.apply(&record, &Nobody, &mut |_, _| {}).unwrap();
+            self.log.push(record);
+        }
+    }
+
+    #[test]
+    fn a_large_tree_goes_out_part_by_part_while_it_changes() {
+        let znodes = 100_000;
+        let mut w = World::new(znodes);
+        let (tree, mut sent, mut largest, mut puts) = (w.tree.clone(), Vec::new(), 0, 0);
+        let start = stream(&tree, &mut |part| {
+            // Nothing else is in memory: what went before is gone, what follows is not made yet.
+            largest = largest.max(part.len());
+            puts += 1;
+            sent.extend_from_slice(part);
+            w.create(&format!("/new-{puts}"), &[b'y'; 100]);
+            w.apply(Txn::Delete { path: format!("/{}", 3 * puts).into(), container: false });
+            Ok::<(), Infallible>(())
+        })
+        .unwrap();
+        assert!(sent.len() > 10_000_000, "{} bytes in all", sent.len());
+        assert!(largest < 2 * CHUNK && puts > 20, "{puts} parts, of {largest} bytes at most");
+
+        let packet = proto::peer::packet_len(&sent, 1 << 20).unwrap().unwrap();
+        let (copy, mut applier) = engine::new(engine::TreeConfig::default());
+        let importer = applier.import();
+        let mut rest = &sent[packet..];
+        let settled = importer.read(&mut rest, start).unwrap();
+        assert!(rest.is_empty() && settled.zxid > start);
+        importer.finish(start, Some(settled)).unwrap();
+        for record in &w.log {
+            applier.apply(record, &Nobody, &mut |_, _| {}).unwrap();
+        }
+        assert_eq!((copy.digest_mismatches(), copy.check_links()), (0, Ok(())));
+        assert_eq!(copy.applied_digest(), w.tree.applied_digest());
+        assert_eq!(copy.stats().znodes, w.tree.stats().znodes);
+    }
+
+    #[test]
+    fn a_learner_that_takes_nothing_costs_a_window_and_one_that_is_gone_ends_it() {
+        let w = World::new(100_000);
+        for dies in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (theirs, peer) = listener.accept().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let link = Link::new(LinkId(1), peer, None, mio::net::TcpStream::from_std(ours));
+            link.push_job(Job::Snapshot { falconer: true }).unwrap();
+            let mut theirs = Some(theirs);
+            let (mut most, mut sent) = (0, 0);
+            let stall = Duration::from_millis(if dies { 60_000 } else { 100 });
+            let ended = stream(&w.tree, &mut |part| {
+                if dies && sent > 0 {
+                    theirs = None;
+                }
+                let written = link.write_job(part, stall);
+                sent += part.len();
+                most = most.max(link.unsent());
+                written
+            });
+            assert!(ended.is_err(), "it took {sent} bytes");
+            assert!(most <= limits::JOB_WINDOW + 2 * CHUNK, "{most} bytes are kept for it");
+        }
     }
 }

@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Job {
     /// SNAP and the tree.
-    Snapshot,
+    Snapshot {
+        /// To a Falconer.
+        falconer: bool,
+    },
     /// PROPOSAL and COMMIT of each record of the log in this range.
     Log {
         /// Behind this one.
@@ -313,7 +316,7 @@ mod tests {
         assert!(link.push(b"a", 1));
         link.flush();
         let job = Job::Log { after: Zxid::ZERO, upto: Zxid::from_u64(9) };
-        assert_eq!(link.push_job(Job::Snapshot), Some(Job::Snapshot));
+        assert_eq!(link.push_job(Job::Snapshot { falconer: true }), Some(Job::Snapshot { falconer: true }));
         assert!(!link.push(b"d", 1));
         assert_eq!(link.push_job(job), None);
         assert!(!link.push(b"f", 1) && !link.push(b"g", 1));
@@ -332,7 +335,7 @@ mod tests {
     #[test]
     fn who_falls_too_far_behind_a_job_is_cut() {
         let (link, _theirs) = link();
-        link.push_job(Job::Snapshot).unwrap();
+        link.push_job(Job::Snapshot { falconer: true }).unwrap();
         let chunk = vec![0; limits::LINK_UNSENT_MAX / 4];
         for _ in 0..4 {
             link.push(&chunk, 1);
@@ -346,7 +349,7 @@ mod tests {
     #[test]
     fn a_job_waits_for_the_socket_and_gives_up_on_one_that_stands_still() {
         let (link, theirs) = link();
-        link.push_job(Job::Snapshot).unwrap();
+        link.push_job(Job::Snapshot { falconer: true }).unwrap();
         let chunk = vec![7; 4 << 20];
         let stalled = (0..16).any(|_| link.write_job(&chunk, Duration::from_millis(100)).is_err());
         assert!(stalled, "nobody reads");

@@ -104,7 +104,16 @@ pub(crate) enum Message {
     /// A dial has ended.
     Dialled(Dialled),
     /// The snapshot that comes through this link is to be read.
-    ReceiveSnapshot(LinkId, Zxid, Box<Applier>),
+    ReceiveSnapshot {
+        /// The link.
+        link: LinkId,
+        /// Every txn up to here is in it.
+        zxid: Zxid,
+        /// It comes from a Falconer.
+        falconer: bool,
+        /// What takes it in.
+        applier: Box<Applier>,
+    },
     /// It has been read; these bytes lie behind it. `None`: the link is of no use any more.
     Received(LinkId, Option<Vec<u8>>),
     /// The server stops.

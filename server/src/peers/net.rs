@@ -176,13 +176,19 @@ impl Net {
                         core.submit_dial_failed(to);
                     }
                 },
-                Message::ReceiveSnapshot(link, zxid, applier) => {
+                Message::ReceiveSnapshot { link, zxid, falconer, applier } => {
                     let socket = self.links.get(&link).and_then(|token| self.sockets.get_mut(token));
                     match socket {
                         Some(Socket::Link { link, input, lent }) => {
                             *lent = true;
                             let ahead = std::mem::take(input);
-                            jobs::receive_snapshot(core.clone(), link.clone(), zxid, applier, ahead);
+                            jobs::receive_snapshot(
+                                core.clone(),
+                                link.clone(),
+                                (zxid, falconer),
+                                applier,
+                                ahead,
+                            );
                         }
                         _ => core.submit_snapshot_received(link, *applier, false),
                     }
