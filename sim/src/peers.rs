@@ -25,6 +25,9 @@ const PACKETS: u8 = 0;
 const TREE: u8 = 1;
 const TREE_END: u8 = 2;
 
+/// One part of a tree in so many is the last before the connection breaks, until the heal.
+const TREE_BREAKS: u64 = 100;
+
 /// Bytes of a part of a tree that is sent.
 const PART: usize = 2_000;
 
@@ -623,6 +626,10 @@ impl Server {
                     return self.step(k, Input::SnapshotSent { link: LinkId(conn) });
                 }
                 k.net.send(k.now, conn, side, message);
+                if self.trees_break && self.rng.one_in(TREE_BREAKS) {
+                    k.hit(Point::Reset);
+                    return k.net.reset(k.now, conn);
+                }
             }
         }
         let event = self.event(Due::Stream(conn));

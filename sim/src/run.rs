@@ -534,6 +534,7 @@ impl World {
             server.disk.set_capacity(None);
             server.stalled_until = 0;
             server.packets_left = None;
+            server.trees_break = false;
             server.power_fails = false;
             if server.process.is_none() {
                 self.k.after(MS, Event::Boot { server: id });

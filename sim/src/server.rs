@@ -95,6 +95,8 @@ pub struct Server {
     pub power_fails: bool,
     /// Cut after so many packets more: for crashes between two of them.
     pub packets_left: Option<u64>,
+    /// Now and then a connection breaks while a tree goes out through it: it takes too short a time for other faults to meet it.
+    pub trees_break: bool,
     /// It is to die now.
     pub(crate) doomed: bool,
     /// Its disk was wiped, its history was cut off whole, or it was begun without one, and it has not served since.
@@ -211,6 +213,7 @@ impl Server {
             rotten: None,
             power_fails: false,
             packets_left: None,
+            trees_break: true,
             doomed: false,
             rng,
         }
