@@ -22,7 +22,7 @@ import ensembles  # noqa: E402
 import networks  # noqa: E402
 import server as servers  # noqa: E402
 import wire  # noqa: E402
-from broken_disks import full_disk, slow_disk  # noqa: E402
+from broken_disks import full_disk, full_leader, slow_disk  # noqa: E402
 from clients import Failed, Load, demand, equal_trees, wait_for  # noqa: E402
 from failover import kills, rolling_restart  # noqa: E402
 from partitions import partitions  # noqa: E402
@@ -316,7 +316,7 @@ def apache_followers(s):
     s.say(f"led {led} of 4 times; {load.acknowledged()} writes, {equal_trees(list(e))} znodes equal")
 
 
-SCENARIOS = [serve, failover, killing(3), killing(5), minority, hand_over, partitions(3), partitions(5), slow_disk, full_disk, strangers,
+SCENARIOS = [serve, failover, killing(3), killing(5), minority, hand_over, partitions(3), partitions(5), slow_disk, full_disk, full_leader, strangers,
              laggard, apache_observer, apache_follower, apache_followers, local_sessions, read_only]
 
 
