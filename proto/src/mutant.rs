@@ -30,6 +30,8 @@ pub enum Mutant {
     LeadsWithoutQuorum,
     /// the first missing record is left out of a DIFF (2846, 4925).
     SyncWithHole,
+    /// NEWLEADER is sent before the tree is, and taken before all that the tree shows (3104).
+    NewLeaderTooEarly,
     /// a leader takes a follower that has more history, and cuts it (1154).
     FollowersAheadIgnored,
     /// a leader goes on without a quorum of followers (quorum lost).
@@ -84,6 +86,11 @@ impl Mutant {
         (Mutant::LeaderEpochNotStored, "1291", "a leader proposes an epoch that its own disk does not have"),
         (Mutant::LeadsWithoutQuorum, "790", "a leader serves before a quorum has its history"),
         (Mutant::SyncWithHole, "2846, 4925", "the first missing record is left out of a DIFF"),
+        (
+            Mutant::NewLeaderTooEarly,
+            "3104",
+            "NEWLEADER is sent before the tree is, and taken before all that the tree shows",
+        ),
         (
             Mutant::FollowersAheadIgnored,
             "1154",

@@ -503,11 +503,11 @@ impl Server {
             kept_records,
             read_only_after_ms,
             slow_log: Some(zab::SlowLog {
-                floor_us: 2_000,
-                factor: 5,
+                floor_us: 1_000,
+                factor: 3,
                 window_ms: tick_ms,
-                windows: 3,
-                back_off_ms: (10 * tick_ms, 100 * tick_ms),
+                windows: 2,
+                back_off_ms: (4 * tick_ms, 40 * tick_ms),
             }),
         }
     }

@@ -466,7 +466,7 @@ impl Leading {
         if let (Some(server), Phase::Established(b)) = (learner.server, &mut self.phase) {
             b.left(server);
         }
-        if plan != Plan::Snap {
+        if plan != Plan::Snap || mutant::is(Mutant::NewLeaderTooEarly) {
             self.say_new_leader(common, link);
         }
         self.group();
