@@ -70,7 +70,7 @@ pub use acl::Identity;
 pub use config::TreeConfig;
 pub use prep::{Prep, PrepConfig, PrepRequest, Standing};
 pub use tree::{
-    Alone, Applier, ApplyError, Asker, Audience, ChildPage, Crew, ImportError, Importer, LinkError, NodePage,
-    NodeView, Outbox, QuotaView, Replay, Settled, StreamError, Tree, TreeStats, Walk, WalkKind, WalkPart,
-    WatchSummary, new,
+    Alone, Applier, ApplyError, Asker, Audience, ChildPage, Crew, ImportError, Importer, LinkError, Mismatch,
+    NodePage, NodeView, Outbox, QuotaView, Replay, Settled, StreamError, Tree, TreeStats, Walk, WalkKind,
+    WalkPart, WatchSummary, new,
 };

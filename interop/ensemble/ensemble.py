@@ -24,6 +24,7 @@ import server as servers  # noqa: E402
 import wire  # noqa: E402
 from broken_disks import full_disk, full_leader, slow_disk  # noqa: E402
 from clients import Failed, Load, demand, equal_trees, wait_for  # noqa: E402
+from digests import wrong_state  # noqa: E402
 from failover import kills, rolling_restart  # noqa: E402
 from partitions import partitions  # noqa: E402
 from scenarios import chosen  # noqa: E402
@@ -317,7 +318,7 @@ def apache_followers(s):
 
 
 SCENARIOS = [serve, failover, killing(3), killing(5), minority, hand_over, partitions(3), partitions(5), slow_disk, full_disk, full_leader, strangers,
-             laggard, apache_observer, apache_follower, apache_followers, local_sessions, read_only]
+             laggard, apache_observer, apache_follower, apache_followers, local_sessions, read_only, wrong_state]
 
 
 def main():

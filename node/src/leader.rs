@@ -292,6 +292,7 @@ impl Node {
                 self.handle_request(now, link, session, cxid, op, body, auth);
             }
             FromLearner::Info { .. } | FromLearner::AckEpoch { .. } | FromLearner::Ack { .. } => {}
+            FromLearner::Digest { .. } => {}
         }
     }
 

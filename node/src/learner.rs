@@ -16,6 +16,7 @@ use proto::mutant::{self, Mutant};
 use proto::peer::{AuthIds, FromLeader, FromLearner};
 use proto::txn::{TxnHeader, kind};
 use proto::{Code, ConnId, LinkId, SessionId, Xid, Zxid};
+use zab::Differs;
 
 /// A request that is with the leader.
 #[derive(Debug)]
@@ -221,6 +222,10 @@ impl Node {
                 if let Some(oldest) = self.asked.syncs.iter_mut().find(|s| s.after.is_none()) {
                     oldest.after = Some(after);
                 }
+            }
+            &FromLeader::Digest { zxid } if self.zab.is_link_to_leader(link) => self.want_digest(zxid),
+            &FromLeader::Verdict { zxid, wanted, found, by_majority } if serves => {
+                self.judged(now, Differs { zxid, wanted, found, by_majority });
             }
             FromLeader::Revalidate { session, valid } if serves => {
                 self.revalidated(now, *session, *valid, clients);

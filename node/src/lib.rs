@@ -21,6 +21,7 @@
 
 extern crate alloc;
 
+mod digests;
 pub mod gate;
 mod leader;
 mod learner;
@@ -34,4 +35,4 @@ pub use local::LocalSessions;
 pub use machine::{
     Clients, CloseReason, Config, HANDS_OVER_FULL, Handshake, Input, LOG_FULL_CODE, Node, Now,
 };
-pub use zab::{Output, Records, Service, Slow};
+pub use zab::{Differs, Output, Records, Service, Slow};

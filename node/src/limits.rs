@@ -41,3 +41,6 @@ pub const FULL_ABSTAIN_MS: u64 = 5_000;
 /// How long a server that has handed over because its disk is slow does not want to lead, ms: longer than the others
 /// take for an election, no longer than they could be waited for if one of them died just then.
 pub const SLOW_ABSTAIN_MS: u64 = 5_000;
+
+/// Questions of the leader for the digest of the tree that wait until the tree is there: as many as a leader remembers.
+pub const DIGEST_QUESTIONS: usize = zab::limits::DIGEST_ROUNDS;

@@ -1,5 +1,6 @@
 //! The machine: everything that can happen to a server comes in as an [`Input`], one at a time.
 
+use crate::digests::Digests;
 use crate::limits;
 use crate::local::LocalSessions;
 use crate::sessions::{Reach, Sessions, Touch};
@@ -348,6 +349,8 @@ pub struct Node {
     pub(crate) full_since: Option<Instant>,
     /// Leadership is given up once nothing is in flight.
     pub(crate) handing_over: Option<HandingOver>,
+    /// Whether the tree is what the others have.
+    pub(crate) digests: Digests,
 }
 
 /// Why leadership ends, when it is wanted so.
@@ -427,6 +430,7 @@ impl Node {
             held_until: now.mono,
             full_since: None,
             handing_over: None,
+            digests: Digests::new(tree.digest_mismatches()),
             config,
             tree,
             applier: Some(applier),
@@ -514,6 +518,11 @@ impl Node {
             self.begin_service(now, clients);
         }
         self.release_syncs(now, clients);
+        let before = (self.zab.generation(), self.zab.service());
+        self.look_at_digests(now);
+        if before != (self.zab.generation(), self.zab.service()) {
+            return self.follow(now, clients);
+        }
         if self.zab.needs_epoch() && self.handing_over.is_none() {
             // The counter of zxids nears its end: the next reign has a new one.
             self.hand_over(ASKED, 0, None);
@@ -560,6 +569,7 @@ impl Node {
         self.progress = now.mono;
         self.held_until = now.mono;
         self.handing_over = None;
+        self.digests = Digests::new(self.tree.digest_mismatches());
     }
 
     fn begin_service(&mut self, now: Now, clients: &dyn Clients) {
@@ -616,6 +626,7 @@ impl Node {
         if let Some(applier) = applier {
             assert!(self.applier.is_none(), "the applier comes back once");
             self.applier = Some(applier);
+            self.skip_mismatches();
         }
     }
 
@@ -628,6 +639,7 @@ impl Node {
     pub fn next_timeout(&self) -> Instant {
         let patience = self.handing_over.and_then(|h| h.patience);
         let zab = patience.map_or(self.zab.next_timeout(), |p| p.min(self.zab.next_timeout()));
+        let zab = self.digests.deadline().map_or(zab, |d| d.min(zab));
         let agreed = self.sessions.next_timeout().map_or(zab, |s| s.min(zab));
         if self.prep.is_none() {
             return agreed;
@@ -905,6 +917,7 @@ impl Node {
             any = true;
             for (zxid, record) in records.iter() {
                 self.apply_one(now, zxid, record, clients);
+                self.note_digest();
                 self.release_syncs(now, clients);
             }
         }

@@ -62,6 +62,8 @@ pub enum Mutant {
     SnapshotNotSynced,
     /// the name of a snapshot is not made durable before logs go (Keeper 111339).
     SnapshotNameNotSynced,
+    /// a server whose state is not that of the others says so and goes on (3114).
+    DifferenceIgnored,
 }
 
 impl Mutant {
@@ -133,6 +135,11 @@ impl Mutant {
             Mutant::SnapshotNameNotSynced,
             "Keeper 111339",
             "the name of a snapshot is not made durable before logs go",
+        ),
+        (
+            Mutant::DifferenceIgnored,
+            "3114",
+            "a server whose state is not that of the others says so and goes on",
         ),
     ];
 }

@@ -43,9 +43,19 @@ pub const PROTOCOL_VERSION: i32 = 0x10000;
 pub struct Features(pub u32);
 
 impl Features {
+    /// It answers DIGEST, and heeds VERDICT.
+    pub const DIGESTS: u32 = 1;
+    /// What this version can do.
+    pub const OWN: Features = Features(Features::DIGESTS);
+
     /// Bytes of the encoding.
     pub const LEN: usize = 12;
     const MAGIC: &'static [u8; 8] = b"FALCONER";
+
+    /// Whether all of `bits` are there.
+    pub fn has(self, bits: u32) -> bool {
+        self.0 & bits == bits
+    }
 
     /// Appends the mark.
     pub fn encode(self, out: &mut alloc::vec::Vec<u8>) {

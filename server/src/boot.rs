@@ -62,6 +62,8 @@ impl Failure {
     pub const INTERNAL: u8 = 1;
     /// Exit code: a durable write of the log failed.
     pub const LOG_WRITE: u8 = 25;
+    /// Exit code: the state is not that of the other servers.
+    pub const DIFFERS: u8 = 26;
 
     /// The exit code. 1 to 14 mean what they mean in Apache's server.
     pub fn exit_code(&self) -> u8 {
@@ -189,6 +191,19 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         ms = started.elapsed().as_millis() as u64,
         "recovered"
     );
+
+    if !superblock.contents().joined && tree.applied() > Zxid::ZERO {
+        if settings.ensemble().is_none() {
+            return Err(Failure::Corrupt(format!(
+                "what {} holds counts for nothing since its ensemble has seen that it differs from what the others have: start \
+                 it in its ensemble, where it gets their state, or restore a backup",
+                settings.storage.data_dir.display()
+            )));
+        }
+        tracing::warn!(
+            "what this directory holds counts for nothing: the leader sends its whole state, and until then this server has no vote"
+        );
+    }
 
     let clock = Clock::start();
     let schemes = schemes(&settings);

@@ -25,7 +25,7 @@ use engine::acl::Schemes;
 use engine::{Applier, Asker, Audience, Identity, Outbox, Tree};
 use node::gate::Turn;
 use node::stage::Stage;
-use node::{Clients, CloseReason, Handshake, Input, Node, Now, Output, Records, Service, Slow};
+use node::{Clients, CloseReason, Differs, Handshake, Input, Node, Now, Output, Records, Service, Slow};
 use parking_lot::Mutex;
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReadOp, RequestHeader, WriteReply};
 use proto::jute::{Reader, begin_frame, end_frame};
@@ -726,6 +726,8 @@ impl Core {
             }
             Output::SaveSnapshot { zxid } => return self.log.want(DiskJob::Save { zxid }),
             Output::Serve(service) => return self.serve(service),
+            Output::Differs(differs) => return self.log.want(DiskJob::End(differs)),
+            Output::Doubt(differs) => return self.note_doubt(differs),
             Output::SlowLog(slow) => return self.note_slow(slow),
             Output::Note(note) => return tracing::info!("{note}"),
             _ => {}
@@ -775,6 +777,8 @@ impl Core {
             | Output::Reload
             | Output::SaveSnapshot { .. }
             | Output::Serve(_)
+            | Output::Differs(_)
+            | Output::Doubt(_)
             | Output::SlowLog(_)
             | Output::Note(_) => unreachable!("done above"),
         }
@@ -787,6 +791,17 @@ impl Core {
             others_ms = slow.others_us as f64 / 1e3,
             "this server's log has been slow for a while, and those of enough others have not: leadership is handed \
              over; look after the disk (falconer.handOverWhenSlow)"
+        );
+    }
+
+    fn note_doubt(&self, Differs { zxid, wanted, found, .. }: Differs) {
+        self.stats.add(Counter::StateDoubts, 1);
+        tracing::error!(
+            %zxid,
+            wanted = format!("{wanted:#x}"),
+            found = format!("{found:#x}"),
+            "the digest of this server's state is not the one that its leader, or a record, says: the others are asked who is right, \
+             where they can be"
         );
     }
 

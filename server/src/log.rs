@@ -12,6 +12,7 @@ use crate::requests::Trace;
 use crate::snapshots::{BYTES_PER_SECOND, Beside, Snapshots};
 use crate::stats::{Counter, Measure};
 use engine::Applier;
+use node::Differs;
 use node::stage::Stage;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use proto::txn::RecordBatch;
@@ -175,6 +176,8 @@ pub enum DiskJob {
         /// The zxid of the tree.
         zxid: Zxid,
     },
+    /// End the process, whose state is not that of the others. If a majority says so, what is on disk counts no more.
+    End(Differs),
 }
 
 /// A state that is durable and about to take the place of the server's.
@@ -415,8 +418,34 @@ impl LogQueue {
                 let durable = self.save(core, zxid);
                 core.submit_snapshot_saved(durable);
             }
+            DiskJob::End(differs) => self.end(differs),
         }
         core.pump();
+    }
+
+    fn end(&self, differs: Differs) -> ! {
+        let Differs { zxid, wanted, found, by_majority } = differs;
+        let (wanted, found) = (format!("{wanted:#x}"), format!("{found:#x}"));
+        if by_majority {
+            self.superblock.lock().set_blank().unwrap_or_else(|e| die(&e));
+            tracing::error!(
+                %zxid,
+                wanted,
+                found,
+                "the state of this server differs from the one that a majority has, the server stops: its history has no vote any \
+                 more, and the next start takes the whole state of the leader; keep a copy of the data directory before, and look \
+                 after memory and disk"
+            );
+        } else {
+            tracing::error!(
+                %zxid,
+                wanted,
+                found,
+                "the state of this server differs from what its leader, or a record, says, and no majority could be asked who is \
+                 right: the server stops; start more servers, then this one again"
+            );
+        }
+        std::process::exit(i32::from(crate::boot::Failure::DIFFERS));
     }
 
     fn persist_epochs(

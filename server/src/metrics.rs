@@ -758,6 +758,11 @@ fn own(core: &Core, text: &mut Text) {
         ("falconer_events_total", "Watch events sent", Counter::Events),
         ("falconer_slow_syncs_total", "Durable writes over fsync.warningthresholdms", Counter::SlowSyncs),
         ("falconer_slow_hand_overs_total", "Leadership given up for a slow disk", Counter::SlowHandOvers),
+        (
+            "falconer_state_doubts_total",
+            "Digests of others that were not this server's",
+            Counter::StateDoubts,
+        ),
     ] {
         text.help(name, "counter", help);
         text.sample(name, "", int(core.stats.get(counter)));

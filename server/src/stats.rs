@@ -62,6 +62,8 @@ pub enum Counter {
     SlowSyncs,
     /// Leadership handed over because the own log was slow.
     SlowHandOvers,
+    /// The state was found to be another one than the leader, or a record, says.
+    StateDoubts,
     /// Bytes of the log written.
     LogBytes,
     /// Snapshots that could not be written.

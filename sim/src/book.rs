@@ -112,6 +112,11 @@ pub enum Fact<'a> {
         /// The log ends here.
         end: Zxid,
     },
+    /// The tree that a server has just built is silently wrong.
+    Spoilt {
+        /// Which.
+        server: usize,
+    },
     /// A server is dead.
     Died {
         /// Which.
@@ -160,6 +165,10 @@ pub struct View {
     pub durable: usize,
     /// The zxid and the history of the tree that it is installing: its own when that is done.
     pub installs: Option<(Zxid, Vec<Zxid>)>,
+    /// Its tree was spoilt, or it came from such a server: what it stands for is not asked until it has another one.
+    pub spoilt: bool,
+    /// The tree that it is installing may be spoilt.
+    installs_spoilt: bool,
     /// Accepted and current epoch.
     pub epochs: (Epoch, Epoch),
     /// The last txn applied.
@@ -220,6 +229,8 @@ pub struct LinkView {
     pub learner: usize,
     /// SNAP was sent: the sender's history up to it, and what was sent behind it.
     pub history: Option<Vec<Zxid>>,
+    /// SNAP was sent by a server whose tree may be spoilt.
+    spoilt: bool,
 }
 
 /// See the module.
@@ -243,6 +254,8 @@ pub struct Book {
     pub entered: BTreeMap<Epoch, BTreeSet<usize>>,
     /// What was in the log before the run.
     pub origin: Zxid,
+    /// The tree of some server was spoilt: from then on digests of records may be wrong.
+    pub is_spoilt: bool,
 }
 
 impl Book {
@@ -314,11 +327,16 @@ impl Book {
             }
             Fact::Installs { server, link, base } => {
                 let sent = self.sent(link, base).map(<[Zxid]>::to_vec);
-                self.servers[server].installs = sent.map(|history| (base, history));
+                let view = &mut self.servers[server];
+                view.installs = sent.map(|history| (base, history));
+                view.installs_spoilt = self.links.get(&link).is_some_and(|l| l.spoilt);
             }
             Fact::Anew { server, base } => {
                 let view = &mut self.servers[server];
                 let own = std::mem::take(&mut view.log);
+                if view.installs.is_some() {
+                    view.spoilt = view.installs_spoilt;
+                }
                 let mut history = view.installs.take().map_or(own, |(_, history)| history);
                 history.truncate(history.partition_point(|&z| z <= base));
                 view.replace(history);
@@ -335,7 +353,7 @@ impl Book {
             }
             Fact::Stands { server, zxid, digest, .. } => {
                 self.servers[server].applied = zxid;
-                if self.place(zxid).is_some() {
+                if self.place(zxid).is_some() && !self.servers[server].spoilt {
                     self.digests.entry(zxid).or_insert(digest);
                 }
             }
@@ -356,12 +374,19 @@ impl Book {
                 }
             }
             Fact::Replied { .. } => {}
+            Fact::Spoilt { server } => {
+                self.servers[server].spoilt = true;
+                self.is_spoilt = true;
+            }
             Fact::Recovered { server, base, end } => {
                 let view = &mut self.servers[server];
                 view.service = None;
                 // It may have died between the installation of a tree and word of it.
                 let installed = view.installs.take().filter(|(at, _)| *at == base);
                 let own = std::mem::take(&mut view.log);
+                if installed.is_some() {
+                    view.spoilt = view.installs_spoilt;
+                }
                 let mut history = installed.map_or(own, |(_, history)| history);
                 history.truncate(history.partition_point(|&z| z <= end));
                 view.replace(history);
@@ -400,6 +425,7 @@ impl Book {
                     }
                     kind::SNAP => {
                         link.sync_end = zxid;
+                        link.spoilt = self.servers[from].spoilt;
                         let log = &self.servers[from].log;
                         link.history = Some(log.iter().copied().filter(|&z| z <= zxid).collect());
                     }

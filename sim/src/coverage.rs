@@ -108,6 +108,12 @@ points! {
     Notification,
     HandedOverSlow,
     HandedOverFull,
+    // A tree that is silently wrong.
+    Spoilt,
+    Doubted,
+    DifferedFromMajority,
+    DifferedUndecided,
+    StateTakenBack,
     // Sessions that one server knows, and servers without a quorum.
     LocalOpened,
     LocalUpgraded,

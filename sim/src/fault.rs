@@ -102,6 +102,12 @@ pub enum Fault {
         /// Which.
         server: usize,
     },
+    /// A server dies, and its next start builds a tree in which the value of one znode is another one: what a bug, or a bit of
+    /// the memory, would do.
+    Spoil {
+        /// Which.
+        server: usize,
+    },
     /// The wall clock of a server jumps.
     WallJump {
         /// Which.
@@ -154,6 +160,13 @@ pub fn plan(rng: &mut Rng, servers: usize, clients: usize, horizon: Time) -> Vec
     }
     plan.sort_by_key(|p| p.at);
     plan
+}
+
+/// In some of the ensembles, one more: the tree of a server gets wrong.
+pub fn spoil(rng: &mut Rng, servers: usize, horizon: Time) -> Option<Planned> {
+    let (spoils, server) = (rng.one_in(6), rng.below(servers as u64) as usize);
+    let (at, lasts) = (rng.range(horizon / 4, horizon), rng.range(20 * MS, 300 * MS));
+    (spoils && servers > 1).then_some(Planned { at, lasts, fault: Fault::Spoil { server } })
 }
 
 fn fault(rng: &mut Rng, kind: u64, servers: usize, clients: usize) -> Option<Fault> {

@@ -3,11 +3,11 @@
 
 use crate::book::Fact;
 use crate::coverage::Point;
-use crate::kernel::{Due, Kernel};
+use crate::kernel::{Due, Event, Kernel};
 use crate::net::{Conn, Item, Port, Side};
 use crate::server::{INIT_LIMIT, Job, Process, Refusal, Server, cluster_bytes, kind_of, rebuild};
 use crate::time::{MS, Time, US};
-use node::{Input, Output};
+use node::{Differs, Input, Output};
 use proto::jute::Reader;
 use proto::peer::{FromLeader, FromLearner, Notification, Packet, kind};
 use proto::txn::DIGEST_VERSION;
@@ -162,6 +162,19 @@ impl Server {
                 }
             }
             Output::Serve(service) => self.serve(k, service),
+            Output::Doubt(differs) => {
+                k.hit(Point::Doubted);
+                self.suspect(k, "doubts its state", differs);
+            }
+            Output::Differs(differs) => {
+                k.hit(if differs.by_majority {
+                    Point::DifferedFromMajority
+                } else {
+                    Point::DifferedUndecided
+                });
+                self.suspect(k, "finds that its state differs", differs);
+                self.ask_disk(k, Job::End { by_majority: differs.by_majority });
+            }
             Output::SlowLog(slow) => {
                 k.hit(Point::HandedOverSlow);
                 k.tell(|| format!("{} hands over: {slow:?}", self.id));
@@ -175,6 +188,14 @@ impl Server {
                 }
                 k.tell(|| format!("{} notes: {what}", self.id));
             }
+        }
+    }
+
+    /// Nobody's state is suspected without reason.
+    fn suspect(&mut self, k: &mut Kernel, what: &str, differs: Differs) {
+        k.tell(|| format!("{} {what}: {differs:?}", self.id));
+        if !k.judge.book.is_spoilt {
+            k.judge.condemn(k.now, "no false alarm", format!("{} {what}: {differs:?}", self.id));
         }
     }
 
@@ -686,6 +707,16 @@ impl Server {
                 self.stand(k, &tree);
                 self.step(k, Input::Reloaded { applier });
             }
+            Job::End { by_majority } => {
+                if by_majority {
+                    if let Err(e) = p.superblock.set_blank() {
+                        return self.fail(k, &e);
+                    }
+                    self.blank = true;
+                }
+                self.die(k, false, false);
+                k.after(50 * MS, Event::Boot { server: id });
+            }
             Job::Save { zxid } => match self.save(k, zxid) {
                 Ok(()) => {
                     let durable = self.process().appender.durable();
@@ -734,6 +765,9 @@ impl Server {
         let dir = self.disk.dir("data/snapshot");
         let link = self.process().received.expect("what is saved was received");
         k.fact(&Fact::Installs { server: id, link, base: zxid });
+        if k.judge.book.servers[id].spoilt {
+            k.hit(Point::StateTakenBack);
+        }
         let p = self.process();
         let mut walk = p.tree.walk();
         let server = ServerId(id as i64 + 1);

@@ -165,7 +165,8 @@ impl World {
         if buffer < 4 << 20 {
             k.hit(Point::TinyBuffers);
         }
-        let plan = fault::plan(&mut Rng::new(job.seed, 4), servers, clients, until);
+        let mut plan = fault::plan(&mut Rng::new(job.seed, 4), servers, clients, until);
+        plan.extend(fault::spoil(&mut Rng::new(job.seed, 7), servers, until));
         let keep = (0..plan.len()).map(|i| job.keep.as_ref().is_none_or(|keep| keep.contains(&i))).collect();
         for (i, planned) in plan.iter().enumerate() {
             k.schedule(planned.at, Event::Fault(i));
@@ -449,6 +450,13 @@ impl World {
                     self.rot(server);
                 }
             }
+            Fault::Spoil { server } => {
+                // The others are to be enough to tell who is wrong.
+                if self.servers.iter().all(|s| !s.blank && s.process.is_some()) {
+                    self.servers[server].spoil = true;
+                    self.crash(server, false, false, lasts);
+                }
+            }
             Fault::WallJump { server, ms } => {
                 point = Some(Point::WallJump);
                 self.servers[server].clock.jump(ms);
@@ -599,7 +607,14 @@ impl World {
                 return self.k.judge.condemn(now, "sessions of the living go on", how);
             }
         }
-        for server in &self.servers {
+        let trees: Vec<_> = self.servers.iter().filter_map(|s| s.process.as_ref()).map(|p| &p.tree).collect();
+        if trees.iter().any(|t| t.applied_digest() != trees[0].applied_digest()) {
+            let digests: Vec<_> = trees.iter().map(|t| t.applied_digest()).collect();
+            return self.k.judge.condemn(now, "servers come to the same state", format!("{digests:x?}"));
+        }
+        // A tree that was spoilt may have come to so many that they are the majority: then nobody can tell.
+        let spread = self.k.judge.book.is_quorum(|v| v.spoilt);
+        for server in self.servers.iter().filter(|_| !spread) {
             let Some(process) = &server.process else { continue };
             let end = truth.last().map_or(0, |e| e.zxid);
             if process.tree.applied().to_wire() < end {

@@ -15,7 +15,7 @@ use engine::{Applier, PrepConfig, Tree, TreeConfig};
 use node::{Config, Input, LocalSessions, Node, Now};
 use proto::client::{ConnectRequest, OpCode, RequestHeader, WriteOp};
 use proto::jute::Reader;
-use proto::txn::{DIGEST_VERSION, RecordBatch};
+use proto::txn::{DIGEST_VERSION, Record, RecordBatch, Txn, TxnHeader};
 use proto::{ConnId, ServerId, WallMs, Xid, Zxid};
 use snapshot::policy::Chance;
 use snapshot::{Catalogue, Digest, Header, Kind, Policy};
@@ -91,6 +91,8 @@ pub struct Server {
     pub dark: bool,
     /// Something on its disk was changed by a fault; a refusal to start is then right.
     pub rotten: Option<Rotten>,
+    /// The next start builds a tree that is silently wrong.
+    pub spoil: bool,
     /// The next failure of its disk is a loss of power.
     pub power_fails: bool,
     /// Cut after so many packets more: for crashes between two of them.
@@ -129,6 +131,7 @@ pub(crate) enum Job {
     Reload { applier: Applier },
     Save { zxid: Zxid },
     Find { link: Conn, zxid: Zxid },
+    End { by_majority: bool },
 }
 
 /// A process.
@@ -211,6 +214,7 @@ impl Server {
             stalled_until: 0,
             dark: false,
             rotten: None,
+            spoil: false,
             power_fails: false,
             packets_left: None,
             trees_break: true,
@@ -376,6 +380,11 @@ impl Server {
             )));
         }
         tree.check_links().map_err(|e| Refusal::Damage(format!("snapshot and log do not fit: {e}")))?;
+        if std::mem::take(&mut self.spoil) && tree.applied() > Zxid::ZERO {
+            k.hit(Point::Spoilt);
+            k.fact(&Fact::Spoilt { server: self.id });
+            apply_logged(&mut applier, &wrong(tree.applied(), wall))?;
+        }
         let log = recovery.finish(&mut superblock, start)?;
         if log.found.torn.is_some() {
             k.hit(Point::TornTail);
@@ -1057,6 +1066,16 @@ pub(crate) fn apply_logged(applier: &mut Applier, record: &[u8]) -> Result<(), R
     applier
         .apply(record, &Nobody, &mut |_, _| {})
         .map_err(|e| Refusal::Damage(format!("a logged txn can't be applied: {e}")))
+}
+
+/// A record that nobody has proposed. No client of the simulation reads the znode: what is wrong would be seen until it is
+/// found out.
+fn wrong(zxid: Zxid, time: WallMs) -> Vec<u8> {
+    let txn = Txn::SetData { path: "/zookeeper".into(), data: Some(b"wrong"), version: 0, reconfig: false };
+    let header = TxnHeader { session: proto::SessionId(0), cxid: Xid(0), zxid, time, kind: txn.kind() };
+    let mut record = Vec::new();
+    Record { header, txn, digest: None }.encode(&mut record);
+    record
 }
 
 /// Nobody listens while a server recovers.

@@ -7,6 +7,7 @@
 //! Learners that come later run through the same states of [`Stage`] on their own.
 
 use crate::broadcast::{Broadcast, Committed};
+use crate::digests::{Answer, Differs, Digests, Verdict};
 use crate::history::History;
 use crate::machine::Common;
 use crate::output::Output;
@@ -57,6 +58,10 @@ struct Learner {
     server: Option<ServerId>,
     observer: bool,
     falconer: bool,
+    /// It answers questions about digests.
+    compares: bool,
+    /// Its digest there was asked for last.
+    compared: Option<Zxid>,
     stage: Stage,
     /// Last sign of life, or the beginning.
     heard: Instant,
@@ -130,6 +135,9 @@ pub(crate) struct Leading {
     pace: Option<Box<Pace>>,
     /// It was found to be slow.
     slow: Option<Slow>,
+    digests: Digests,
+    /// The learners are to be asked for their digests.
+    pub wants_digests: bool,
 }
 
 /// Why leadership ends.
@@ -162,6 +170,8 @@ impl Leading {
             resigning: false,
             pace: common.config.slow_log.map(|rule| Box::new(Pace::new(rule, common.now))),
             slow: None,
+            digests: Digests::default(),
+            wants_digests: false,
         }
     }
 
@@ -200,6 +210,8 @@ impl Leading {
             server: None,
             observer: false,
             falconer: false,
+            compares: false,
+            compared: None,
             stage: Stage::New,
             heard: now,
             accepted: Epoch(0),
@@ -221,6 +233,7 @@ impl Leading {
             if let Some(pace) = &mut self.pace {
                 pace.left(link);
             }
+            self.digests.left(link);
             self.group();
             self.answer_round(common);
         }
@@ -265,6 +278,7 @@ impl Leading {
         learner.server = Some(server);
         learner.observer = observer;
         learner.falconer = info.features.is_some();
+        learner.compares = info.features.is_some_and(|f| f.has(Features::DIGESTS));
         learner.accepted = accepted;
         learner.heard = common.now;
         learner.stage = Stage::Info;
@@ -304,7 +318,7 @@ impl Leading {
     fn propose_epoch(&mut self, common: &mut Common, link: LinkId) {
         let learner = self.learners.get_mut(&link).expect("links that wait are there");
         learner.stage = Stage::Proposed;
-        let features = learner.falconer.then_some(Features(0));
+        let features = learner.falconer.then_some(common.features);
         common
             .send(link, &FromLeader::LeaderInfo { epoch: self.epoch, protocol: PROTOCOL_VERSION, features });
     }
@@ -598,6 +612,7 @@ impl Leading {
     fn tell_up_to_date(&mut self, common: &mut Common, link: LinkId, committed: Zxid) {
         let learner = self.learners.get_mut(&link).expect("links that wait are there");
         learner.stage = Stage::UpToDate;
+        self.wants_digests |= learner.compares;
         // What was pinged before UPTODATE is not answered.
         (learner.pings, learner.pongs) = (0, 0);
         let mut packets = Vec::new();
@@ -680,6 +695,58 @@ impl Leading {
             l.pongs += 1;
         }
         self.answer_round(common);
+    }
+
+    /// Asks the learners that can answer for their digests with everything applied up to `zxid`, the last that they were told
+    /// to be committed: so nobody can have gone past it. Whether this server's own is wanted too.
+    pub fn ask_digests(&mut self, common: &mut Common, zxid: Zxid) -> bool {
+        if !self.is_established() || !core::mem::take(&mut self.wants_digests) {
+            return false;
+        }
+        let mut asked = false;
+        for (&link, l) in &mut self.learners {
+            if l.compares && l.stage == Stage::UpToDate && l.compared != Some(zxid) {
+                l.compared = Some(zxid);
+                asked = true;
+                common.send(link, &FromLeader::Digest { zxid });
+            }
+        }
+        asked && self.digests.ask(zxid)
+    }
+
+    /// The digest of this server's own tree. `Some`: it is the one that differs.
+    pub fn own_digest(&mut self, common: &mut Common, zxid: Zxid, digest: i64) -> Option<Differs> {
+        let (verdicts, differs) = self.digests.own(&common.config.verifier, common.config.me, zxid, digest);
+        self.say_verdicts(common, verdicts);
+        differs
+    }
+
+    /// A learner says what its tree has. `Some`: this leader is the one that differs.
+    pub fn digest(
+        &mut self,
+        common: &mut Common,
+        link: LinkId,
+        zxid: Zxid,
+        digest: i64,
+        doubts: bool,
+    ) -> Option<Differs> {
+        let learner = self.learners.get_mut(&link).filter(|l| l.stage == Stage::UpToDate)?;
+        learner.heard = common.now;
+        let voter = learner.server.filter(|&s| !learner.observer && common.config.verifier.is_voter(s));
+        self.wants_digests |= doubts;
+        let answer = Answer::new(digest, doubts);
+        let (verdicts, differs) = self.digests.answer(&common.config.verifier, (link, voter), zxid, answer);
+        self.say_verdicts(common, verdicts);
+        differs
+    }
+
+    fn say_verdicts(&mut self, common: &mut Common, verdicts: Vec<Verdict>) {
+        for Verdict { link, differs: Differs { zxid, wanted, found, by_majority } } in verdicts {
+            if wanted != found && by_majority {
+                common.note("a learner's state differs from that of a majority: it is told to stop");
+            }
+            common.send(link, &FromLeader::Verdict { zxid, wanted, found, by_majority });
+        }
     }
 
     pub fn heard(&mut self, link: LinkId, now: Instant) {
@@ -780,6 +847,7 @@ impl Leading {
         for link in lost {
             self.close(common, link, "a learner is silent or far behind (syncLimit)");
         }
+        self.wants_digests = true;
         for link in self.links_in(|s| matches!(s, Stage::Synchronising | Stage::HasHistory | Stage::UpToDate))
         {
             self.ping(common, link);

@@ -17,7 +17,7 @@ use crate::output::Output;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use proto::mutant::{self, Mutant};
-use proto::peer::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
+use proto::peer::{Features, FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
 use proto::txn::RecordBatch;
 use proto::{Durable, Epoch, Instant, LinkId, ServerId, Zxid};
 
@@ -72,6 +72,8 @@ pub(crate) struct Learning {
     pub leader: ServerId,
     pub link: Option<LinkId>,
     falconer: bool,
+    /// The leader asks for digests, and says who is right.
+    compares: bool,
     observer: bool,
     phase: Phase,
     epoch: Epoch,
@@ -115,6 +117,7 @@ impl Learning {
             leader,
             link: None,
             falconer: false,
+            compares: false,
             observer: !common.config.verifier.is_voter(common.config.me),
             phase: Phase::Dialling,
             epoch: Epoch(0),
@@ -137,6 +140,10 @@ impl Learning {
 
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Serving
+    }
+
+    pub fn compares(&self) -> bool {
+        self.compares
     }
 
     pub fn is_observer(&self) -> bool {
@@ -182,6 +189,7 @@ impl Learning {
                 if self.phase != Phase::Introduced {
                     return Err("LEADERINFO at the wrong time");
                 }
+                self.compares = features.is_some_and(|f| f.has(Features::DIGESTS));
                 return self.leader_info(common, history, epoch, features.is_some());
             }
             FromLeader::Diff { .. } | FromLeader::Trunc { .. } | FromLeader::Snap { .. } => {
@@ -211,6 +219,7 @@ impl Learning {
             FromLeader::NewLeader { epoch, .. } => Kept::NewLeader(epoch),
             FromLeader::UpToDate => Kept::UpToDate,
             FromLeader::Ping { .. } | FromLeader::Sync | FromLeader::Revalidate { .. } => return Ok(()),
+            FromLeader::Digest { .. } | FromLeader::Verdict { .. } => return Ok(()),
         };
         if matches!(self.phase, Phase::Dialling | Phase::Introduced | Phase::Accepting | Phase::AwaitingOp) {
             return Err("the first packet is none of DIFF, TRUNC and SNAP");

@@ -10,6 +10,7 @@
 //!   discovery    a quorum promises an epoch above all that they knew       leading, learning
 //!   sync         each learner gets the leader's history: DIFF, TRUNC, SNAP sync
 //!   broadcast    proposals, acknowledgements, commits                      broadcast
+//!   digests      have all replicas the same state?                         digests
 //!   pace         does the leader's disk hold the others up?                pace
 //!
 //!   leader:   next_zxid ─ propose ─ take_batch ─► the log, and PROPOSAL to each follower
@@ -32,6 +33,7 @@ extern crate alloc;
 
 pub mod broadcast;
 mod config;
+mod digests;
 mod election;
 pub mod history;
 mod leading;
@@ -45,6 +47,7 @@ mod sync;
 
 pub use broadcast::{Broadcast, Committed};
 pub use config::{ElectionTimes, Ensemble, Recovered, SlowLog};
+pub use digests::Differs;
 pub use history::History;
 pub use machine::Zab;
 pub use output::{Output, Records, Service};

@@ -23,3 +23,7 @@ pub const FULL_BACK_OFF_MS: (u64, u64) = (60_000, 3_600_000);
 
 /// How long at least a server looks for a leader before it serves reads without one, ms. Apache's.
 pub const READ_ONLY_AFTER_MS: u64 = 2_000;
+
+/// Questions about digests that are remembered, one at each ping: who answers later than this many pings has left its leader by
+/// then (`syncLimit`), and is asked anew.
+pub const DIGEST_ROUNDS: usize = 16;

@@ -11,6 +11,7 @@
 
 use crate::broadcast::{Broadcast, Committed, EPOCH_MARGIN};
 use crate::config::{Ensemble, Recovered};
+use crate::digests::Differs;
 use crate::election::{Around, BLANK, Election, Heard, NO_VOTE, Next, Reach};
 use crate::history::History;
 use crate::leading::Leading;
@@ -22,6 +23,7 @@ use crate::quorum::Verifier;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use proto::mutant::{self, Mutant};
 use proto::peer::{Features, FromLeader, FromLearner, LearnerInfo, Notification, PeerState, Vote};
 use proto::txn::RecordBatch;
 use proto::{Durable, DurableEpochs, Epoch, Instant, LinkId, ServerId, Zxid};
@@ -139,6 +141,10 @@ pub struct Zab {
     back_off: Option<BackOff>,
     /// When the next hand-over of a full log may be.
     full_back_off: BackOff,
+    /// It doubts its own state: it serves nobody, and if the role ends so, the tree is built again.
+    suspended: bool,
+    /// Its state is not that of the others: it takes part in nothing any more.
+    halted: bool,
 }
 
 impl Zab {
@@ -181,7 +187,7 @@ impl Zab {
             full_back_off: BackOff::new(limits::FULL_BACK_OFF_MS.0, now),
             common: Common {
                 config,
-                features: Features(0),
+                features: Features::OWN,
                 epochs,
                 asked: None,
                 blank,
@@ -203,6 +209,8 @@ impl Zab {
             service: Service::None,
             looking_since: now,
             epoch_end: u32::MAX - EPOCH_MARGIN,
+            suspended: false,
+            halted: false,
         }
     }
 
@@ -562,6 +570,11 @@ impl Zab {
                 self.commit(committed);
             }
             FromLearner::Ping { .. } => leading.pong(common, link),
+            FromLearner::Digest { zxid, digest, doubts } => {
+                if let Some(differs) = leading.digest(common, link, zxid, digest, doubts) {
+                    self.halt(now, differs);
+                }
+            }
             FromLearner::Revalidate { .. } | FromLearner::Request { .. } => leading.heard(link, now),
         }
     }
@@ -760,6 +773,63 @@ impl Zab {
         }
     }
 
+    // Digests.
+
+    /// Asks the learners for their digests, if it is time. `Some`: what this server's own is with exactly that applied, is to
+    /// be told too ([`Zab::own_digest`]).
+    pub fn ask_digests(&mut self) -> Option<Zxid> {
+        let Role::Leading(l) = &mut self.role else { return None };
+        l.ask_digests(&mut self.common, self.committed).then_some(self.committed)
+    }
+
+    /// The digest of the tree of this leader, with everything up to `zxid` applied.
+    pub fn own_digest(&mut self, now: Instant, zxid: Zxid, digest: i64) {
+        self.common.now = now;
+        if let Role::Leading(l) = &mut self.role
+            && let Some(differs) = l.own_digest(&mut self.common, zxid, digest)
+        {
+            self.halt(now, differs);
+        }
+    }
+
+    /// The learners of this leader are to be asked soon.
+    pub fn want_digests(&mut self) {
+        if let Role::Leading(l) = &mut self.role {
+            l.wants_digests = true;
+        }
+    }
+
+    /// Whether the leader of this learner compares digests.
+    pub fn leader_compares(&self) -> bool {
+        matches!(&self.role, Role::Learning(l) if l.compares())
+    }
+
+    /// This learner doubts its own state, and serves nobody; or it need not any longer.
+    pub fn suspend(&mut self, suspended: bool) {
+        self.suspended = suspended;
+        if suspended {
+            self.set_service(Service::None);
+        } else {
+            self.learnt(Ok(()));
+        }
+    }
+
+    /// The shell is told of a doubt.
+    pub fn doubt(&mut self, differs: Differs) {
+        self.common.push(Output::Doubt(differs));
+    }
+
+    /// This server's state differs: it takes part in nothing any more.
+    pub fn halt(&mut self, now: Instant, differs: Differs) {
+        if mutant::is(Mutant::DifferenceIgnored) {
+            return;
+        }
+        self.common.now = now;
+        self.halted = true;
+        self.end(Err("this server's state is not that of the others"));
+        self.common.push(Output::Differs(differs));
+    }
+
     // From role to role.
 
     fn init_ms(&self) -> u64 {
@@ -818,7 +888,7 @@ impl Zab {
                 self.vote.0.peer_epoch = i64::from(l.epoch().0);
                 // A start replays the whole log, and its end may be in flight still, or be cut by the next leader: such a
                 // tree is shown to nobody before the leader has committed what is in it.
-                if l.committed >= self.history.applied() {
+                if l.committed >= self.history.applied() && !self.suspended {
                     self.set_service(if l.is_observer() { Service::Observing } else { Service::Following });
                 }
             }
@@ -840,13 +910,16 @@ impl Zab {
         }
         self.role = Role::Settling;
         self.generation += 1;
+        // Nobody has said who is right; what is on disk can at least be read again.
+        self.tree_is_loose |= core::mem::take(&mut self.suspended);
         self.set_service(Service::None);
         self.settle();
     }
 
     /// Looks for a leader once the disk is done and the tree is in order.
     fn settle(&mut self) {
-        if !self.history.is_drained() || self.common.job.is_some() || self.common.asked.is_some() {
+        let busy = !self.history.is_drained() || self.common.job.is_some() || self.common.asked.is_some();
+        if busy || self.halted {
             return;
         }
         if self.tree_is_loose {

@@ -1,5 +1,6 @@
 //! What the machine asks of the shell.
 
+use crate::digests::Differs;
 use crate::pace::Slow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -165,6 +166,12 @@ pub enum Output {
     /// Clients may be served from now on, or may not: then all their connections are to be closed at once. At the start
     /// of an ensemble's server they may not.
     Serve(Service),
+    /// This server's state is not what others have. It serves nobody from here on, and takes part in nothing: it is to end. If
+    /// a majority says so, its history is no longer one to vote with, durably, before it ends: the next start takes the
+    /// state of the leader.
+    Differs(Differs),
+    /// The digest of a record, or of the leader, is not that of the own tree. What follows is decided elsewhere.
+    Doubt(Differs),
     /// Leadership is handed over because the own log is slow: for the log of the server, and to be counted.
     SlowLog(Slow),
     /// Something that the log of the server should tell its operator.

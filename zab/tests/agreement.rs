@@ -210,6 +210,7 @@ impl Run {
             Output::SaveSnapshot { zxid } => self.said.push(format!("save {zxid}")),
             Output::Serve(service) => self.said.push(format!("serve {service:?}").to_lowercase()),
             Output::SlowLog(_) => self.said.push("slow log".into()),
+            Output::Differs(d) | Output::Doubt(d) => self.said.push(format!("{d:?}")),
         }
     }
 

@@ -15,7 +15,7 @@ use super::node::Node;
 use super::owned::Owned;
 use super::quota::{self, Numbers};
 use super::shard::Shard;
-use super::{Audience, CONFIG, Mark, Tree, built_in, canonical, text};
+use super::{Audience, CONFIG, Mark, Mismatch, Tree, built_in, canonical, text};
 use crate::limits;
 use crate::sync::{MutexGuard, Ordering, RwLockReadGuard, RwLockWriteGuard};
 use crate::watch::{RecursiveWatches, Trigger};
@@ -359,13 +359,15 @@ impl<'t, 's> Scope<'t, 's> {
         let digest = *digest;
         let zxid = record.header.zxid;
         let digests = tree.config.digest_enabled;
-        if differs(fuzzy, zxid, tree.applied(), digest, record.digest) && digests {
-            tree.digest_mismatches.fetch_add(1, Ordering::Relaxed);
-        }
+        let wanted = differs(fuzzy, zxid, tree.applied(), digest, record.digest).filter(|_| digests);
         tree.znodes.fetch_add(self.znodes as u64, Ordering::Relaxed);
         tree.data_bytes.fetch_add(self.data_bytes as u64, Ordering::Relaxed);
         let mut mark = tree.mark.lock();
         mark.pass(zxid, digest, digests && fuzzy.is_none());
+        if let Some(wanted) = wanted {
+            mark.mismatch = Some(Mismatch { zxid, wanted, found: digest });
+            tree.digest_mismatches.fetch_add(1, Ordering::Relaxed);
+        }
         tree.applied.store(mark.zxid.as_u64(), Ordering::Release);
         drop(mark);
         self.recount
@@ -759,25 +761,26 @@ pub(super) fn change_acl(tree: &Tree, node: &mut Node, acl: AclBytes<'_>, aversi
     node.restat(tree.config.digest_enabled, |s| s.aversion = aversion)
 }
 
-/// Whether a digest that was written down is another one than that of the tree, `now`, behind `zxid`. `applied`: the
-/// last zxid before. While the tree is fuzzy nothing is compared.
+/// The digest that was written down for the tree behind `zxid`, if it is another one than the tree's, `now`. `applied`:
+/// the last zxid before. While the tree is fuzzy nothing is compared.
 pub(super) fn differs(
     fuzzy: &mut Option<Settled>,
     zxid: Zxid,
     applied: Zxid,
     now: i64,
     wanted: Option<TxnDigest>,
-) -> bool {
-    match *fuzzy {
-        Some(settled) if zxid < settled.zxid => false,
+) -> Option<i64> {
+    let wanted = match *fuzzy {
+        Some(settled) if zxid < settled.zxid => None,
         Some(settled) => {
             *fuzzy = None;
-            settled.digest.is_some_and(|d| zxid == settled.zxid && d != now)
+            settled.digest.filter(|_| zxid == settled.zxid)
         }
         // What is replayed behind the tree's back says nothing about the tree as it is now.
-        None if zxid < applied => false,
-        None => wanted.is_some_and(|d| d.version == DIGEST_VERSION && d.tree != now),
-    }
+        None if zxid < applied => None,
+        None => wanted.filter(|d| d.version == DIGEST_VERSION).map(|d| d.tree),
+    };
+    wanted.filter(|&d| d != now)
 }
 
 impl Mark {

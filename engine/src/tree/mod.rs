@@ -145,6 +145,18 @@ struct Mark {
     zxid: Zxid,
     digest: i64,
     log: VecDeque<(Zxid, i64)>,
+    mismatch: Option<Mismatch>,
+}
+
+/// A digest that was not the tree's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mismatch {
+    /// With exactly this applied.
+    pub zxid: Zxid,
+    /// What the record, or the end of the snapshot, says.
+    pub wanted: i64,
+    /// What the tree has.
+    pub found: i64,
 }
 
 /// A fresh tree, `/`, `/zookeeper`, `/zookeeper/quota` and `/zookeeper/config`, and its only writer.
@@ -203,6 +215,11 @@ impl Tree {
     /// Digests in records, or at the end of a snapshot, that were not the tree's.
     pub fn digest_mismatches(&self) -> u64 {
         self.digest_mismatches.load(Ordering::Relaxed)
+    }
+
+    /// The last one of [`Tree::digest_mismatches`] that a single record has shown ([`Applier::apply`]).
+    pub fn last_mismatch(&self) -> Option<Mismatch> {
+        self.mark.lock().mismatch
     }
 
     /// How often this server refused writes for a hard quota: by top-level path without its slash, at most

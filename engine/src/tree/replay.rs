@@ -205,7 +205,7 @@ impl Replay<'_> {
         for (head, change) in shares.iter().flat_map(|s| &s.heads).zip(&self.digests) {
             *digest = digest.wrapping_add(*change);
             let zxid = head.header.zxid;
-            mismatches += u64::from(differs(fuzzy, zxid, mark.zxid, *digest, head.digest));
+            mismatches += u64::from(differs(fuzzy, zxid, mark.zxid, *digest, head.digest).is_some());
             mark.pass(zxid, *digest, enabled && fuzzy.is_none());
             if let Some(timeout_ms) = head.opens {
                 tree.sessions.write().insert(head.header.session, timeout_ms);

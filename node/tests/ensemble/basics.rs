@@ -7,7 +7,7 @@ use proto::{SessionId, Zxid};
 
 const EPHEMERAL: i32 = 1;
 
-fn started(servers: usize, observers: usize) -> World {
+pub fn started(servers: usize, observers: usize) -> World {
     let mut w = World::new(servers, observers, 1);
     w.start_all();
     w.until(1_000, "an ensemble", |w| w.all_serve());

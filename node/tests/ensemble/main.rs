@@ -3,6 +3,7 @@
 //! nothing is shown that is not durable.
 
 mod basics;
+mod digests;
 mod local;
 mod random;
 mod read_only;

@@ -3,7 +3,9 @@
 use engine::{Applier, Audience, Identity, Importer, PrepConfig, Tree, TreeConfig, WalkKind};
 use node::gate::Gate;
 use node::sessions::Touch;
-use node::{Clients, CloseReason, Config, Handshake, Input, LocalSessions, Node, Now, Output, Service};
+use node::{
+    Clients, CloseReason, Config, Differs, Handshake, Input, LocalSessions, Node, Now, Output, Service,
+};
 use proto::client::{ConnectRequest, MultiResult, OpCode, WriteReply};
 use proto::jute::{Put, Reader};
 use proto::peer::{AuthIds, FromLeader, FromLearner, Notification, Packet};
@@ -214,6 +216,8 @@ enum What {
     DialFailed {
         to: ServerId,
     },
+    /// It ends, for its state is not that of the others.
+    End,
     Load {
         link: LinkId,
         load: Load,
@@ -289,6 +293,12 @@ pub struct World {
     pub local_sessions: Vec<LocalSessions>,
     /// Reigns end at this counter.
     pub epoch_end: Option<u32>,
+    /// Servers whose state a test has spoilt.
+    pub spoilt: BTreeSet<usize>,
+    /// What is proposed to this server arrives with another value in it.
+    pub garbled: Option<usize>,
+    /// Servers that have found that their state is not that of the others; they have ended.
+    pub differ: BTreeMap<usize, Differs>,
 }
 
 pub fn id(server: usize) -> ServerId {
@@ -342,6 +352,9 @@ impl World {
             read_only_mode: false,
             local_sessions: vec![LocalSessions::Off; servers],
             epoch_end: None,
+            spoilt: BTreeSet::new(),
+            garbled: None,
+            differ: BTreeMap::new(),
         }
     }
 
@@ -374,7 +387,9 @@ impl World {
         let (_, mut applier) = engine::new(tree_config);
         rebuild(disk, &mut applier);
         let tree = applier.tree().clone();
-        assert_eq!(tree.digest_mismatches(), 0, "recovery ends in the state that was logged");
+        if !self.spoilt.contains(&s) {
+            assert_eq!(tree.digest_mismatches(), 0, "recovery ends in the state that was logged");
+        }
         let mut recent = RecordBatch::new();
         let from = disk.log.len().saturating_sub(self.kept_records);
         disk.log[from..].iter().for_each(|(z, r)| recent.push_with(*z, |out| out.extend_from_slice(r)));
@@ -628,6 +643,7 @@ impl World {
             }
             What::LinkUp { link, dialled } => self.step(s, Input::LinkUp { link, dialled }),
             What::DialFailed { to } => self.step(s, Input::DialFailed { to }),
+            What::End => self.crash(s),
             What::Load { link, load } => self.arrive(s, link, load),
             What::Copied { link } => self.copied(s, link),
         }
@@ -793,7 +809,8 @@ impl World {
             while let Some(batch) = up.node.take_batch() {
                 for (zxid, record) in batch.iter() {
                     let known = self.records.entry(zxid).or_insert_with(|| record.to_vec());
-                    assert_eq!(known, record, "{zxid} stands for one txn, by one leader");
+                    let spoilt = self.spoilt.contains(&s);
+                    assert!(spoilt || known == record, "{zxid} stands for one txn, by one leader");
                 }
                 up.queue.push(batch);
             }
@@ -873,9 +890,21 @@ impl World {
             Output::SendAll { links, packets } => {
                 links.iter().for_each(|&l| self.send(s, l, Load::Packets(packets.to_vec())));
             }
-            Output::Propose { links, records } => self.send_records(s, &links, &|out| {
-                records.iter().for_each(|(zxid, record)| FromLeader::Proposal { zxid, record }.encode(out));
-            }),
+            Output::Propose { links, records } => {
+                for &link in links.iter() {
+                    let to = self.servers[s].up.as_ref().unwrap().links.get(&link).map(|l| l.other);
+                    let garbled = to.is_some() && to == self.garbled;
+                    self.send_records(s, &[link], &|out| {
+                        for (zxid, record) in records.iter() {
+                            let mut record = record.to_vec();
+                            if garbled {
+                                spoil(&mut record);
+                            }
+                            FromLeader::Proposal { zxid, record: &record }.encode(out);
+                        }
+                    });
+                }
+            }
             Output::Inform { links, records } => self.send_records(s, &links, &|out| {
                 records.iter().for_each(|(zxid, record)| FromLeader::Inform { zxid, record }.encode(out));
             }),
@@ -933,6 +962,14 @@ impl World {
                     self.close_clients(s);
                 }
             }
+            Output::Differs(differs) => {
+                if differs.by_majority {
+                    self.servers[s].disk.joined = false;
+                }
+                self.differ.insert(s, differs);
+                self.at(s, 1, What::End);
+            }
+            Output::Doubt(_) => *self.notes.entry("a doubt").or_default() += 1,
             Output::SlowLog(_) => *self.notes.entry("a slow log").or_default() += 1,
             Output::Note(what) => *self.notes.entry(what).or_default() += 1,
         }
@@ -969,7 +1006,7 @@ impl World {
         let up = up.as_ref().unwrap();
         let (zxid, digest) = up.tree.applied_digest();
         let serving = matches!(up.serving, Service::Leading | Service::Following | Service::Observing);
-        if serving {
+        if serving && !self.spoilt.contains(&s) {
             assert!(zxid <= disk.end(), "nothing is shown that could be lost");
             let known = *self.digests.entry(zxid).or_insert(digest);
             assert_eq!(known, digest, "replicas agree at {zxid}");
@@ -1178,6 +1215,13 @@ fn rebuild(disk: &Disk, applier: &mut Applier) {
         if *zxid > applier.tree().applied() {
             applier.apply(record, &Lines::default(), &mut |_, _| {}).unwrap();
         }
+    }
+}
+
+/// Makes the value of a create another one, as long as the first.
+pub fn spoil(record: &mut [u8]) {
+    if let Some(at) = record.windows(5).position(|w| w == b"\0\0\0\x01x") {
+        record[at + 4] = b'y';
     }
 }
 

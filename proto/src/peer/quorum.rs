@@ -30,6 +30,10 @@ pub mod kind {
     pub const LEADERINFO: i32 = 17;
     pub const ACKEPOCH: i32 = 18;
     pub const INFORMANDACTIVATE: i32 = 19;
+    /// Falconer's own, far from Apache's: only between servers that have shown [`Features::DIGESTS`](super::Features).
+    pub const DIGEST: i32 = 0x4601;
+    /// See [`DIGEST`].
+    pub const VERDICT: i32 = 0x4602;
 }
 
 /// The bytes before a packet's data: type, zxid, length of the data.
@@ -283,6 +287,15 @@ pub enum FromLearner<'a> {
         /// Its negotiated time-out.
         timeout_ms: i32,
     },
+    /// The digest of its tree: the answer to [`FromLeader::Digest`], or unasked. Between Falconers.
+    Digest {
+        /// With exactly this applied.
+        zxid: Zxid,
+        /// The digest.
+        digest: i64,
+        /// It was told that this, or what it had before, is wrong: it serves nobody until it hears who is right.
+        doubts: bool,
+    },
     /// A client's request to be decided by the leader.
     Request {
         /// The client's session.
@@ -328,6 +341,11 @@ impl<'a> FromLearner<'a> {
                 session: SessionId(r.i64().map_err(malformed)?),
                 timeout_ms: r.i32().map_err(malformed)?,
             },
+            kind::DIGEST => FromLearner::Digest {
+                zxid,
+                digest: r.i64().map_err(malformed)?,
+                doubts: r.bool().map_err(malformed)?,
+            },
             kind::REQUEST => FromLearner::Request {
                 session: SessionId(r.i64().map_err(malformed)?),
                 cxid: Xid(r.i32().map_err(malformed)?),
@@ -358,6 +376,12 @@ impl<'a> FromLearner<'a> {
                 out.put_i64(session.0);
                 out.put_i32(timeout_ms);
             }),
+            FromLearner::Digest { zxid, digest, doubts } => {
+                put_with(out, kind::DIGEST, zxid.to_wire(), |out| {
+                    out.put_i64(digest);
+                    out.put_bool(doubts);
+                });
+            }
             FromLearner::Request { session, cxid, op, body, auth } => {
                 out.put_i32(kind::REQUEST);
                 out.put_i64(-1);
@@ -468,6 +492,22 @@ pub enum FromLeader<'a> {
         /// Whether it lives.
         valid: bool,
     },
+    /// What is the digest of the learner's tree? Between Falconers.
+    Digest {
+        /// With exactly this applied: the last that was told to be committed.
+        zxid: Zxid,
+    },
+    /// What others have answered. Between Falconers.
+    Verdict {
+        /// With exactly this applied.
+        zxid: Zxid,
+        /// The digest of the others.
+        wanted: i64,
+        /// What this learner has answered.
+        found: i64,
+        /// A majority has `wanted`; else so far only the leader.
+        by_majority: bool,
+    },
 }
 
 impl<'a> FromLeader<'a> {
@@ -508,6 +548,13 @@ impl<'a> FromLeader<'a> {
             kind::REVALIDATE => FromLeader::Revalidate {
                 session: SessionId(r.i64().map_err(malformed)?),
                 valid: r.bool().map_err(malformed)?,
+            },
+            kind::DIGEST => FromLeader::Digest { zxid },
+            kind::VERDICT => FromLeader::Verdict {
+                zxid,
+                wanted: r.i64().map_err(malformed)?,
+                found: r.i64().map_err(malformed)?,
+                by_majority: r.bool().map_err(malformed)?,
             },
             other => return Err(PacketError::Kind(other)),
         })
@@ -556,6 +603,14 @@ impl<'a> FromLeader<'a> {
                 out.put_i64(session.0);
                 out.put_bool(valid);
             }),
+            FromLeader::Digest { zxid } => bare(out, kind::DIGEST, zxid),
+            FromLeader::Verdict { zxid, wanted, found, by_majority } => {
+                put_with(out, kind::VERDICT, zxid.to_wire(), |out| {
+                    out.put_i64(wanted);
+                    out.put_i64(found);
+                    out.put_bool(by_majority);
+                });
+            }
         }
     }
 }
@@ -735,6 +790,26 @@ mod tests {
             "00000006 ffffffffffffffff 00000009 01000010357c0000 01 ffffffff",
             FromLeader::Revalidate { session: SessionId(0x0100_0010_357c_0000), valid: true },
         );
+    }
+
+    #[test]
+    fn what_falconers_say_among_themselves() {
+        learner(
+            "00004601 0000000100000002 00000009 0000000051c6d660 01 ffffffff",
+            FromLearner::Digest { zxid: zxid(0x1_0000_0002), digest: 0x51c6_d660, doubts: true },
+        );
+        leader(
+            "00004601 0000000100000002 ffffffff ffffffff",
+            FromLeader::Digest { zxid: zxid(0x1_0000_0002) },
+        );
+        leader(
+            "00004602 0000000100000002 00000011 0000000000000001 0000000000000002 01 ffffffff",
+            FromLeader::Verdict { zxid: zxid(0x1_0000_0002), wanted: 1, found: 2, by_majority: true },
+        );
+        let error = FromLeader::parse(&Packet::bare(kind::VERDICT, 0));
+        assert!(matches!(error, Err(PacketError::Malformed { .. })), "{error:?}");
+        let error = FromLearner::parse(&Packet::bare(kind::DIGEST, 0));
+        assert!(matches!(error, Err(PacketError::Malformed { .. })), "{error:?}");
     }
 
     #[test]

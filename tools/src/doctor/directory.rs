@@ -167,6 +167,11 @@ fn contents(e: &mut Examination, about: &str, dir: &Path, role: Role, my_id: Opt
                     "it belongs to server {owner}, and myid says {mine}: falconerd refuses to start there"
                 );
                 e.problem("identity", about, what, "put the right myid there, or name the right dataDir");
+            } else if !contents.joined && contents.log_start > 0 {
+                let what = "what it holds has no vote: its state was found to differ from the one that a majority has, or it never \
+                            was complete; its server takes the leader's at its next start";
+                let fix = "keep a copy of it if you want to know why (falconer snapshot diff), then start the server";
+                e.note("history", about, what.into(), fix);
             } else {
                 e.fine("identity", about, "its superblock is whole".into());
             }
