@@ -4,7 +4,8 @@
 use crate::limits;
 use crate::local::Effect;
 use crate::machine::{
-    Clients, Deferred, DeferredOp, DeferredWrite, HandingOver, Node, Now, Origin, PendingSync, Reaper, Syncer,
+    Clients, CloseReason, Deferred, DeferredOp, DeferredWrite, HandingOver, Handshake, Node, Now, Origin,
+    PendingSync, Reaper, Stranger, Syncer,
 };
 use crate::sessions::Reach;
 use alloc::collections::VecDeque;
@@ -89,6 +90,7 @@ impl Node {
                     self.release_held(now, conn, clients);
                 }
                 Syncer::Closing { conn, session, xid } => self.end_local(conn, xid, session, clients),
+                Syncer::Stranger(who, session) => self.refuse(who, session, clients),
                 Syncer::Learner(link) => {
                     let mut packet = Vec::new();
                     FromLeader::Sync.encode(&mut packet);
@@ -96,6 +98,41 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// A session that this leader does not know may have begun under another one, if this one is cut off and does not know it
+    /// yet; and what its client is told of its end is for ever. So it is refused once a quorum has said that this server
+    /// still leads.
+    pub(crate) fn place_refusal(
+        &mut self,
+        now: Now,
+        who: Stranger,
+        session: SessionId,
+        clients: &dyn Clients,
+    ) {
+        let question = self.zab.confirm(now.mono);
+        if self.zab.confirmed() >= question {
+            return self.refuse(who, session, clients);
+        }
+        let who = Syncer::Stranger(who, session);
+        self.syncs.push_back(PendingSync { after: self.tree.applied(), question, who });
+    }
+
+    fn refuse(&mut self, who: Stranger, session: SessionId, clients: &dyn Clients) {
+        match who {
+            // It has begun since: its client has guessed its id.
+            Stranger::Client(conn) if self.sessions.get(session).is_some() => {
+                clients.close(conn, CloseReason::Undecided);
+            }
+            Stranger::Client(conn) => clients.connected(conn, Handshake::Refused { read_only: false }),
+            Stranger::Learner(link) => self.answer_revalidation(link, session, false),
+        }
+    }
+
+    fn answer_revalidation(&mut self, link: LinkId, session: SessionId, valid: bool) {
+        let mut answer = Vec::new();
+        FromLeader::Revalidate { session, valid }.encode(&mut answer);
+        self.zab.send(link, answer);
     }
 
     /// Whose time-out is over ends: a global session by a txn.
@@ -278,15 +315,15 @@ impl Node {
                 }
             }
             FromLearner::Revalidate { session, timeout_ms } => {
-                let valid =
-                    self.sessions.get(session).is_some_and(|s| s.reach == Reach::Global && !s.closing);
+                let Some(known) = self.sessions.get(session) else {
+                    return self.place_refusal(now, Stranger::Learner(link), session, clients);
+                };
+                let valid = known.reach == Reach::Global && !known.closing;
                 if valid {
                     self.sessions.renew(session, timeout_ms, now.mono);
                     self.move_to(session, link, clients);
                 }
-                let mut answer = Vec::new();
-                FromLeader::Revalidate { session, valid }.encode(&mut answer);
-                self.zab.send(link, answer);
+                self.answer_revalidation(link, session, valid);
             }
             FromLearner::Request { session, cxid, op, body, auth } => {
                 self.handle_request(now, link, session, cxid, op, body, auth);
@@ -300,7 +337,7 @@ impl Node {
     /// still read from the connection that it has left may come behind what it asks for then.
     fn move_to(&mut self, session: SessionId, link: LinkId, clients: &dyn Clients) {
         if let Some(old) = self.sessions.get_mut(session).and_then(|s| s.conn.take()) {
-            clients.close(old, crate::CloseReason::Moved);
+            clients.close(old, CloseReason::Moved);
         }
         self.sessions.set_owner(session, Some(link));
     }
@@ -308,7 +345,9 @@ impl Node {
     /// The learner is gone: its sessions are nobody's until their clients come back.
     pub(crate) fn forget_learner(&mut self, link: LinkId) {
         self.sessions.forget_owner(link);
-        self.syncs.retain(|s| !matches!(s.who, Syncer::Learner(l) if l == link));
+        self.syncs.retain(
+            |s| !matches!(s.who, Syncer::Learner(l) | Syncer::Stranger(Stranger::Learner(l), _) if l == link),
+        );
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one packet")]

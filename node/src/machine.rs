@@ -295,6 +295,17 @@ pub(crate) enum Syncer {
     Learner(LinkId),
     /// A client of this server that closes its local session.
     Closing { conn: ConnId, session: SessionId, xid: Xid },
+    /// The client of a session that this server does not know.
+    Stranger(Stranger, SessionId),
+}
+
+/// Where the client of a session that the leader does not know wants to be served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stranger {
+    /// Here.
+    Client(ConnId),
+    /// By the learner on this link.
+    Learner(LinkId),
 }
 
 /// A sync that waits for the proposals before it, and for a quorum to say that this server still leads.
@@ -749,6 +760,9 @@ impl Node {
                 return clients.close(conn, CloseReason::Undecided);
             }
             Some(s) if !s.closing => {}
+            None if self.prep.is_some() => {
+                return self.place_refusal(now, Stranger::Client(conn), request.session, clients);
+            }
             Some(_) | None => return clients.connected(conn, Handshake::Refused { read_only: false }),
         }
         self.sessions.set_owner(request.session, None);

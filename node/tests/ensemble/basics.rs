@@ -186,6 +186,25 @@ fn a_leader_that_hears_nobody_and_is_still_heard_is_left_behind() {
 }
 
 #[test]
+fn a_leader_that_is_cut_off_refuses_no_session() {
+    let mut w = started(3, 0);
+    let leader = w.leader().unwrap();
+    // It may have begun under another leader, of which this one has not heard yet.
+    let unknown = SessionId(0x77 << 48);
+    w.deaf = Some(leader);
+    let early = w.dial(leader, unknown, 5_000, Zxid::ZERO);
+    w.run(TICK_MS);
+    assert!(w.leader() == Some(leader) && w.seen(early).is_empty());
+    w.deaf = None;
+    w.until(2 * TICK_MS, "an answer", |w| w.seen(early) == [Seen::Refused]);
+    for s in 0..3 {
+        let late = w.dial(s, unknown, 5_000, Zxid::ZERO);
+        // Pings to which the answers were lost count as on their way.
+        w.until(10 * TICK_MS, "an answer", |w| w.seen(late) == [Seen::Refused]);
+    }
+}
+
+#[test]
 fn a_leader_that_is_cut_off_confirms_no_sync() {
     let mut w = started(3, 0);
     let leader = w.leader().unwrap();
