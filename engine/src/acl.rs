@@ -321,7 +321,7 @@ pub fn authenticate(
         IP => Ok(vec![ip_id(remote)]),
         DIGEST => {
             let digest = schemes.digest.as_ref().ok_or(AuthFailed)?;
-            let id = digest.id_of(&String::from_utf8_lossy(credential));
+            let id = digest.id_of(&proto::jute::text(credential));
             let mut ids = Vec::with_capacity(2);
             if digest.super_digest.as_ref().is_some_and(|s| s.0 == id) {
                 ids.push(Id::new(SUPER, ""));

@@ -143,14 +143,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string; `None` is null. Malformed UTF-8 becomes U+FFFD as in Apache's decoder; paths refuse that
-    /// character later.
+    /// A string; `None` is null. See [`text`]; paths refuse U+FFFD later.
     pub fn string(&mut self) -> Result<Option<Cow<'a, str>>, DecodeError> {
-        // The strict check is several times faster than the lossy one, and fails for hardly anybody.
-        Ok(self.buffer()?.map(|bytes| match core::str::from_utf8(bytes) {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) => String::from_utf8_lossy(bytes),
-        }))
+        Ok(self.buffer()?.map(text))
     }
 
     /// The count of a vector; `None` is the null vector. Other negative counts read as empty, as upstream.
@@ -236,6 +231,34 @@ pub fn end_frame(out: &mut [u8], start: usize) {
     out[start..start + 4].copy_from_slice(&len.to_be_bytes());
 }
 
+/// Text that may be malformed: what is not UTF-8 becomes U+FFFD, as many as Java's decoder makes of it. They are those of
+/// [`String::from_utf8_lossy`] but for a surrogate, which is one there, whole or cut short at its last byte.
+pub fn text(bytes: &[u8]) -> Cow<'_, str> {
+    let mut malformed = match core::str::from_utf8(bytes) {
+        Ok(text) => return Cow::Borrowed(text),
+        Err(e) => e,
+    };
+    let (mut rest, mut out) = (bytes, String::new());
+    loop {
+        let (good, bad) = rest.split_at(malformed.valid_up_to());
+        out.push_str(core::str::from_utf8(good).expect("valid up to there"));
+        out.push('\u{fffd}');
+        let len = match bad {
+            [0xed, 0xa0..=0xbf, 0x80..=0xbf, ..] => 3,
+            [0xed, 0xa0..=0xbf, ..] => 2,
+            _ => malformed.error_len().unwrap_or(bad.len()),
+        };
+        rest = &bad[len..];
+        malformed = match core::str::from_utf8(rest) {
+            Ok(text) => {
+                out.push_str(text);
+                return Cow::Owned(out);
+            }
+            Err(e) => e,
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +273,35 @@ mod tests {
         assert_eq!(r.buffer(), Ok(None));
         assert_eq!(r.buffer(), Ok(Some(&b""[..])));
         assert_eq!(r.remaining(), 0);
+    }
+
+    /// As `new String(bytes, UTF_8)` of Java 17 has them.
+    #[test]
+    fn malformed_text_is_read_as_java_reads_it() {
+        for (bytes, read) in [
+            (&b"plain \xc3\xa4 \xf0\x9f\x98\x80"[..], "plain ä 😀"),
+            (b"\xed\xa0\xbd\xed\xb8\x80", "��"),
+            (b"a\xed\xa0\x80b", "a�b"),
+            (b"\xed\xa0", "�"),
+            (b"\xed\xa0A", "�A"),
+            (b"\xed", "�"),
+            (b"\xedA", "�A"),
+            (b"\xed\xbf\xbfA", "�A"),
+            (b"\xc0\x80", "��"),
+            (b"\xe2\x82", "�"),
+            (b"\xe2\x82A", "�A"),
+            (b"\xf0\x9f\x98", "�"),
+            (b"\xf0\x9f\x98A", "�A"),
+            (b"\xf8\x88\x80\x80\x80", "�����"),
+            (b"\xf4\x90\x80\x80", "����"),
+            (b"\xe0\x80\x80", "���"),
+            (b"\xe0\x80A", "��A"),
+            (b"\xff\xfe", "��"),
+            (b"\xe2AB", "�AB"),
+            (b"\xf0\x90A", "�A"),
+        ] {
+            assert_eq!(text(bytes), read, "{bytes:02x?}");
+        }
     }
 
     #[test]
