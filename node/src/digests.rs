@@ -3,7 +3,7 @@
 //!
 //! | a digest does not fit | then |
 //! |---|---|
-//! | on a learner of a Falconer | it serves nobody until a verdict comes; without one in `syncLimit` ticks it stops |
+//! | on a learner of a Falconer | it serves nobody until a verdict comes; without one in `syncLimit` ticks it stops; where some of the followers can't be asked (Apache's) it hears that it may go on |
 //! | on a leader | it asks its learners, and goes on until a majority speaks against it |
 //! | on a learner of Apache's, or alone | an alarm, as Apache's servers do |
 //!
@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use proto::mutant::{self, Mutant};
 use proto::peer::FromLearner;
 use proto::{Instant, Zxid};
-use zab::Differs;
+use zab::{Differs, Service};
 
 /// What a role knows of its tree's digest.
 #[derive(Debug, Default)]
@@ -27,8 +27,21 @@ pub(crate) struct Digests {
     /// Where the digest is wanted, oldest first; once the tree has been there, with it.
     questions: VecDeque<(Zxid, Option<i64>)>,
     doubt: Option<Doubt>,
-    /// The operator has been told in this role.
+    /// The operator has been told in this role, and nobody can say who is right.
     told: bool,
+    blur: Blur,
+}
+
+/// A tree that one of Apache's servers sent while it changed has other digests than its records until it is of one moment; and
+/// nothing says when that is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Blur {
+    #[default]
+    None,
+    /// The tree was built again.
+    Rebuilt,
+    /// By then it is past: the others would have given up a server that takes as long.
+    Until(Instant),
 }
 
 /// The own tree is not what somebody says.
@@ -54,11 +67,33 @@ impl Node {
     /// What came before is of no interest: the tree was built again.
     pub(crate) fn skip_mismatches(&mut self) {
         self.digests.seen = self.tree.digest_mismatches();
+        self.digests.blur = Blur::Rebuilt;
+    }
+
+    /// Whether digests of records mean nothing yet: behind SNAP from one of Apache's servers.
+    fn is_blurred(&mut self, now: Now) -> bool {
+        if self.prep.is_some() || self.zab.leader_compares() {
+            return false;
+        }
+        if self.digests.blur == Blur::Rebuilt && self.service != Service::None {
+            let ensemble = self.zab.ensemble();
+            let ms = ensemble.tick_ms * u64::from(ensemble.init_limit);
+            self.digests.blur = Blur::Until(now.mono.plus_ms(ms));
+        }
+        match self.digests.blur {
+            Blur::None => false,
+            Blur::Rebuilt => true,
+            Blur::Until(at) => now.mono < at,
+        }
     }
 
     /// The digest with exactly `zxid` applied is wanted.
     pub(crate) fn want_digest(&mut self, zxid: Zxid) {
-        if self.tree.config().digest_enabled && self.digests.questions.len() < limits::DIGEST_QUESTIONS {
+        if self.tree.config().digest_enabled {
+            if self.digests.questions.len() == limits::DIGEST_QUESTIONS {
+                // The latest is the one that is remembered longest.
+                self.digests.questions.pop_front();
+            }
             self.digests.questions.push_back((zxid, None));
             self.note_digest();
         }
@@ -107,6 +142,8 @@ impl Node {
             None if !fits => self.doubt(now, differs),
             Some(d) if fits && d.differs.zxid <= differs.zxid => {
                 self.digests.doubt = None;
+                // Without a majority nobody knows better. The next record would not fit either.
+                self.digests.told |= !differs.by_majority;
                 self.zab.suspend(false);
             }
             _ => {}
@@ -116,6 +153,9 @@ impl Node {
     /// After everything that could be applied was.
     pub(crate) fn look_at_digests(&mut self, now: Now) {
         let mismatches = self.tree.digest_mismatches();
+        if self.is_blurred(now) {
+            self.digests.seen = mismatches;
+        }
         // A learner that is being brought up to date can't ask yet.
         let can_ask = self.zab.leader_link().is_some() || !self.zab.leader_compares();
         if mismatches > self.digests.seen
@@ -124,7 +164,7 @@ impl Node {
         {
             self.digests.seen = mismatches;
             let differs = Differs { zxid: m.zxid, wanted: m.wanted, found: m.found, by_majority: false };
-            if !self.zab.leader_compares() {
+            if !self.zab.leader_compares() || self.digests.told {
                 // Once in a role: after the first one, every record has a digest that does not fit.
                 if !core::mem::replace(&mut self.digests.told, true) {
                     self.zab.want_digests();

@@ -5,7 +5,7 @@ use crate::limits;
 use crate::local::Effect;
 use crate::machine::{
     Clients, CloseReason, Deferred, DeferredOp, DeferredWrite, HandingOver, Handshake, Node, Now, Origin,
-    PendingSync, Reaper, Stranger, Syncer,
+    PendingRefusal, PendingSync, Reaper, Stranger, Syncer,
 };
 use crate::sessions::Reach;
 use alloc::collections::VecDeque;
@@ -79,6 +79,7 @@ impl Node {
         if self.prep.is_none() {
             return self.release_forwarded_syncs(now, clients);
         }
+        self.release_refusals(now, clients);
         while let Some(sync) = self.syncs.front()
             && sync.after <= self.tree.applied()
             && sync.question <= self.zab.confirmed()
@@ -90,7 +91,6 @@ impl Node {
                     self.release_held(now, conn, clients);
                 }
                 Syncer::Closing { conn, session, xid } => self.end_local(conn, xid, session, clients),
-                Syncer::Stranger(who, session) => self.refuse(who, session, clients),
                 Syncer::Learner(link) => {
                     let mut packet = Vec::new();
                     FromLeader::Sync.encode(&mut packet);
@@ -111,25 +111,42 @@ impl Node {
         clients: &dyn Clients,
     ) {
         let question = self.zab.confirm(now.mono);
-        if self.zab.confirmed() >= question {
-            return self.refuse(who, session, clients);
-        }
-        let who = Syncer::Stranger(who, session);
-        self.syncs.push_back(PendingSync { after: self.tree.applied(), question, who });
+        self.refusals.push_back(PendingRefusal { question, who, session });
+        self.release_refusals(now, clients);
     }
 
-    fn refuse(&mut self, who: Stranger, session: SessionId, clients: &dyn Clients) {
-        match who {
-            // It has begun since: its client has guessed its id.
-            Stranger::Client(conn) if self.sessions.get(session).is_some() => {
-                clients.close(conn, CloseReason::Undecided);
+    pub(crate) fn release_refusals(&mut self, now: Now, clients: &dyn Clients) {
+        while let Some(&PendingRefusal { question, who, session }) = self.refusals.front()
+            && question <= self.zab.confirmed()
+        {
+            self.refusals.pop_front();
+            match who {
+                // It has begun since: its client has guessed its id.
+                Stranger::Client(conn) if self.sessions.get(session).is_some() => {
+                    clients.close(conn, CloseReason::Undecided);
+                }
+                Stranger::Client(conn) => clients.connected(conn, Handshake::Refused { read_only: false }),
+                Stranger::Learner(link, timeout_ms) => {
+                    self.revalidate_for(now, link, session, timeout_ms, clients);
+                }
             }
-            Stranger::Client(conn) => clients.connected(conn, Handshake::Refused { read_only: false }),
-            Stranger::Learner(link) => self.answer_revalidation(link, session, false),
         }
     }
 
-    fn answer_revalidation(&mut self, link: LinkId, session: SessionId, valid: bool) {
+    /// What is true of the session now is the answer.
+    fn revalidate_for(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        session: SessionId,
+        timeout_ms: i32,
+        clients: &dyn Clients,
+    ) {
+        let valid = self.sessions.get(session).is_some_and(|s| s.reach == Reach::Global && !s.closing);
+        if valid {
+            self.sessions.renew(session, timeout_ms, now.mono);
+            self.move_to(session, link, clients);
+        }
         let mut answer = Vec::new();
         FromLeader::Revalidate { session, valid }.encode(&mut answer);
         self.zab.send(link, answer);
@@ -315,15 +332,15 @@ impl Node {
                 }
             }
             FromLearner::Revalidate { session, timeout_ms } => {
-                let Some(known) = self.sessions.get(session) else {
-                    return self.place_refusal(now, Stranger::Learner(link), session, clients);
+                let who = Stranger::Learner(link, timeout_ms);
+                // The learner tells its questions of one session apart by their order alone.
+                let waits = |r: &PendingRefusal| {
+                    r.session == session && matches!(r.who, Stranger::Learner(l, _) if l == link)
                 };
-                let valid = known.reach == Reach::Global && !known.closing;
-                if valid {
-                    self.sessions.renew(session, timeout_ms, now.mono);
-                    self.move_to(session, link, clients);
+                if self.sessions.get(session).is_none() || self.refusals.iter().any(waits) {
+                    return self.place_refusal(now, who, session, clients);
                 }
-                self.answer_revalidation(link, session, valid);
+                self.revalidate_for(now, link, session, timeout_ms, clients);
             }
             FromLearner::Request { session, cxid, op, body, auth } => {
                 self.handle_request(now, link, session, cxid, op, body, auth);
@@ -345,9 +362,8 @@ impl Node {
     /// The learner is gone: its sessions are nobody's until their clients come back.
     pub(crate) fn forget_learner(&mut self, link: LinkId) {
         self.sessions.forget_owner(link);
-        self.syncs.retain(
-            |s| !matches!(s.who, Syncer::Learner(l) | Syncer::Stranger(Stranger::Learner(l), _) if l == link),
-        );
+        self.syncs.retain(|s| !matches!(s.who, Syncer::Learner(l) if l == link));
+        self.refusals.retain(|r| !matches!(r.who, Stranger::Learner(l, _) if l == link));
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one packet")]

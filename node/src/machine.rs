@@ -295,8 +295,14 @@ pub(crate) enum Syncer {
     Learner(LinkId),
     /// A client of this server that closes its local session.
     Closing { conn: ConnId, session: SessionId, xid: Xid },
-    /// The client of a session that this server does not know.
-    Stranger(Stranger, SessionId),
+}
+
+/// A client whose session the leader does not know, until a quorum has said that this server still leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingRefusal {
+    pub question: u64,
+    pub who: Stranger,
+    pub session: SessionId,
 }
 
 /// Where the client of a session that the leader does not know wants to be served.
@@ -304,8 +310,8 @@ pub(crate) enum Syncer {
 pub(crate) enum Stranger {
     /// Here.
     Client(ConnId),
-    /// By the learner on this link.
-    Learner(LinkId),
+    /// By the learner on this link, with this time-out.
+    Learner(LinkId, i32),
 }
 
 /// A sync that waits for the proposals before it, and for a quorum to say that this server still leads.
@@ -346,6 +352,8 @@ pub struct Node {
     /// The identity of the server's own requests: no ids, and none of them is checked.
     pub(crate) own: Arc<Identity>,
     pub(crate) syncs: VecDeque<PendingSync>,
+    /// At most one for each connection of a client, and what learners ask for theirs.
+    pub(crate) refusals: VecDeque<PendingRefusal>,
     /// What stands behind syncs that are not confirmed, by connection.
     pub(crate) held: BTreeMap<ConnId, VecDeque<Held>>,
     pub(crate) deferred: VecDeque<Deferred>,
@@ -433,6 +441,7 @@ impl Node {
             next_session: first_session_id(config.me, now.mono),
             own: Arc::new(Identity::new(Vec::new())),
             syncs: VecDeque::new(),
+            refusals: VecDeque::new(),
             held: BTreeMap::new(),
             deferred: VecDeque::new(),
             reaper: Reaper::new(),
@@ -573,6 +582,7 @@ impl Node {
         self.in_flight_bytes = 0;
         self.sessions = Sessions::of_learner(self.config.tick_ms);
         self.syncs.clear();
+        self.refusals.clear();
         self.held.clear();
         self.deferred.clear();
         self.reaper = Reaper::new();
@@ -903,6 +913,7 @@ impl Node {
         if self.prep.is_none() {
             self.asked.disconnected(conn);
         }
+        self.refusals.retain(|r| !matches!(r.who, Stranger::Client(c) if c == conn));
         if let Some(held) = self.held.get_mut(&conn) {
             for h in held.drain(..) {
                 self.in_flight_bytes -= match h {

@@ -45,8 +45,10 @@ pub struct Features(pub u32);
 impl Features {
     /// It answers DIGEST, and heeds VERDICT.
     pub const DIGESTS: u32 = 1;
+    /// A tree behind SNAP is a stream of parts (`engine`'s), not Apache's format.
+    pub const STREAM: u32 = 2;
     /// What this version can do.
-    pub const OWN: Features = Features(Features::DIGESTS);
+    pub const OWN: Features = Features(Features::DIGESTS | Features::STREAM);
 
     /// Bytes of the encoding.
     pub const LEN: usize = 12;

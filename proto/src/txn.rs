@@ -183,7 +183,8 @@ pub struct TxnDigest {
     pub tree: i64,
 }
 
-/// The version of the digest formula that Falconer computes.
+/// The version of the digest formula that Falconer computes. Falconers compare digests among each other: another formula needs
+/// another bit in [`Features`](crate::peer::Features), or a rolling upgrade would stop servers.
 pub const DIGEST_VERSION: i32 = 2;
 
 impl TxnDigest {

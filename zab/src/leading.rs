@@ -7,11 +7,12 @@
 //! Learners that come later run through the same states of [`Stage`] on their own.
 
 use crate::broadcast::{Broadcast, Committed};
-use crate::digests::{Answer, Differs, Digests, Verdict};
+use crate::digests::{Answer, Differs, Digests, Judges, Verdict};
 use crate::history::History;
 use crate::machine::Common;
 use crate::output::Output;
 use crate::pace::{Follower, Pace, Slow};
+use crate::quorum::Verifier;
 use crate::sync::{Plan, plan};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,8 @@ struct Learner {
     server: Option<ServerId>,
     observer: bool,
     falconer: bool,
+    /// It takes a tree as a stream of parts.
+    streams: bool,
     /// It answers questions about digests.
     compares: bool,
     /// Its digest there was asked for last.
@@ -210,6 +213,7 @@ impl Leading {
             server: None,
             observer: false,
             falconer: false,
+            streams: false,
             compares: false,
             compared: None,
             stage: Stage::New,
@@ -278,6 +282,7 @@ impl Leading {
         learner.server = Some(server);
         learner.observer = observer;
         learner.falconer = info.features.is_some();
+        learner.streams = info.features.is_some_and(|f| f.has(Features::STREAM));
         learner.compares = info.features.is_some_and(|f| f.has(Features::DIGESTS));
         learner.accepted = accepted;
         learner.heard = common.now;
@@ -441,7 +446,7 @@ impl Leading {
                 to
             }
             Plan::Snap => {
-                let falconer = self.learners.get(&link).is_some_and(|l| l.falconer);
+                let falconer = self.learners.get(&link).is_some_and(|l| l.streams);
                 common.push(Output::SendSnapshot { link, falconer });
                 // What the walk of the tree may see of later records, the learner applies again.
                 history.applied()
@@ -716,7 +721,8 @@ impl Leading {
 
     /// The digest of this server's own tree. `Some`: it is the one that differs.
     pub fn own_digest(&mut self, common: &mut Common, zxid: Zxid, digest: i64) -> Option<Differs> {
-        let (verdicts, differs) = self.digests.own(&common.config.verifier, common.config.me, zxid, digest);
+        let judges = judges(&self.learners, &common.config.verifier);
+        let (verdicts, differs) = self.digests.own(judges, common.config.me, zxid, digest);
         self.say_verdicts(common, verdicts);
         differs
     }
@@ -733,9 +739,14 @@ impl Leading {
         let learner = self.learners.get_mut(&link).filter(|l| l.stage == Stage::UpToDate)?;
         learner.heard = common.now;
         let voter = learner.server.filter(|&s| !learner.observer && common.config.verifier.is_voter(s));
+        if doubts && !self.digests.knows(zxid) {
+            // Not an answer, or one to a question that is forgotten: it is asked whatever it was asked before, to hear something.
+            learner.compared = None;
+        }
         self.wants_digests |= doubts;
         let answer = Answer::new(digest, doubts);
-        let (verdicts, differs) = self.digests.answer(&common.config.verifier, (link, voter), zxid, answer);
+        let judges = judges(&self.learners, &common.config.verifier);
+        let (verdicts, differs) = self.digests.answer(judges, (link, voter), zxid, answer);
         self.say_verdicts(common, verdicts);
         differs
     }
@@ -879,6 +890,15 @@ impl Leading {
 }
 
 /// One COMMIT for each zxid behind `after`, up to and including `upto`. Within an epoch zxids have no holes.
+/// Who decides whose tree is right.
+fn judges<'a>(learners: &BTreeMap<LinkId, Learner>, verifier: &'a Verifier) -> Judges<'a> {
+    let can_say = |l: &Learner| {
+        let votes = !l.observer && l.server.is_some_and(|s| verifier.is_voter(s));
+        !votes || l.compares || l.stage != Stage::UpToDate
+    };
+    Judges { verifier, all_can_say: learners.values().all(can_say) }
+}
+
 fn put_commits(after: Zxid, upto: Zxid, out: &mut Vec<u8>) {
     let first = if after.epoch() == upto.epoch() { after.counter() + 1 } else { 1 };
     for counter in first..=upto.counter() {

@@ -72,6 +72,8 @@ pub(crate) struct Learning {
     pub leader: ServerId,
     pub link: Option<LinkId>,
     falconer: bool,
+    /// The leader sends a tree as a stream of parts.
+    streams: bool,
     /// The leader asks for digests, and says who is right.
     compares: bool,
     observer: bool,
@@ -117,6 +119,7 @@ impl Learning {
             leader,
             link: None,
             falconer: false,
+            streams: false,
             compares: false,
             observer: !common.config.verifier.is_voter(common.config.me),
             phase: Phase::Dialling,
@@ -189,6 +192,7 @@ impl Learning {
                 if self.phase != Phase::Introduced {
                     return Err("LEADERINFO at the wrong time");
                 }
+                self.streams = features.is_some_and(|f| f.has(Features::STREAM));
                 self.compares = features.is_some_and(|f| f.has(Features::DIGESTS));
                 return self.leader_info(common, history, epoch, features.is_some());
             }
@@ -316,7 +320,7 @@ impl Learning {
                 self.snapshot = true;
                 self.phase = Phase::Receiving { zxid };
                 let link = self.link.expect("a packet came through it");
-                common.start(Job::Receive, Output::ReceiveSnapshot { link, zxid, falconer: self.falconer });
+                common.start(Job::Receive, Output::ReceiveSnapshot { link, zxid, falconer: self.streams });
             }
             FromLeader::Trunc { zxid } if zxid < history.last() && !mutant::is(Mutant::TruncIgnored) => {
                 self.phase = Phase::Truncating;

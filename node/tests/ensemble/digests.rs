@@ -72,6 +72,30 @@ fn where_two_differ_and_no_third_can_be_asked_nobody_serves() {
 }
 
 #[test]
+fn beside_a_server_that_can_not_be_asked_nobody_stops_for_the_word_of_one() {
+    let mut w = stopped_with_znodes();
+    spoil_disk(&mut w, 0);
+    w.plain.insert(1);
+    w.start_all();
+    w.until(3_000, "all serve", |w| w.all_serve());
+    let (conn, _) = w.connect(2, 20_000);
+    for n in 0..20 {
+        w.done(conn, OpCode::Create, &create(&format!("/more{n}"), 0)).unwrap();
+        w.run(TICK_MS);
+        // Its clients are cut off once, until it has heard that nobody knows better.
+        assert!(n == 0 || w.all_serve());
+    }
+    assert!(w.differ.is_empty());
+    assert!(w.notes.contains_key("a doubt"), "{:?}", w.notes);
+    // Once all can be asked there is a majority.
+    w.crash(1);
+    w.plain.clear();
+    w.start(1);
+    w.until(3_000, "a majority speaks", |w| w.differ.contains_key(&0));
+    assert!(w.differ[&0].by_majority && w.differ.len() == 1);
+}
+
+#[test]
 fn a_record_that_leads_to_another_state_is_noticed_when_it_is_applied() {
     let leader = started(4, 1).leader().unwrap();
     for bad in (0..4).filter(|&s| s != leader && s != 3) {

@@ -61,7 +61,7 @@ impl Core {
             self.service.store(Service::None as u8, Ordering::SeqCst);
         }
         self.cut_clients();
-        // Before the tree changes: what is being sent to a learner is a copy of it.
+        // Before the tree changes: what is being sent to a learner are parts of it. Behind a cut nothing more gets out.
         self.close_links();
         let mut applier = stepper.node.lend_applier();
         let importer = applier.import();
