@@ -65,6 +65,8 @@ pub struct Setting {
 const FULL_PAUSE: u64 = 20 * MS;
 /// How long a learner may take to come about, ticks.
 pub(crate) const INIT_LIMIT: u64 = 10;
+/// The factors of slow disks that come together, at most: a write that began meanwhile must not outlast the demand for service.
+const SLOWEST: u64 = 1_000;
 /// How long the log is idle before the durability of its last batch is recorded.
 const IDLE: u64 = 200 * MS;
 
@@ -670,7 +672,7 @@ impl Server {
 
     /// How long a durable write takes now.
     pub(crate) fn disk_ns(&mut self, k: &Kernel) -> u64 {
-        let ns = self.rng.around(self.setting.write_ns) * self.slow;
+        let ns = self.rng.around(self.setting.write_ns) * self.slow.min(SLOWEST);
         ns.max(self.stalled_until.saturating_sub(k.now))
     }
 
