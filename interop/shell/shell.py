@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -341,11 +342,9 @@ def script(shell, s, lines=None, chroot=""):
     """All lines through one shell."""
     lines = lines or [line for line in SCRIPT.splitlines() if line.strip()]
     # An unknown command after each line tells where its output ends, also without a session.
-    text = "".join(f"{line}\nMARK-{i}\n" for i, line in enumerate(lines))
-    out = subprocess.run([*shell, f"{s.host}:{s.port}{chroot}"], input=text.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         timeout=PATIENCE, env=dict(os.environ, TZ="UTC"))
+    status, text = feed([*shell, f"{s.host}:{s.port}{chroot}"], lines)
     # An event comes when it comes: the order among events counts, not their place between answers.
-    text, events = without_events(out.stdout.decode())
+    text, events = without_events(text)
     parts, at = [], 0
     for i, line in enumerate(lines):
         end = re.compile(rf"^Command not found: Command not found MARK-{i}\n", re.M).search(text, at)
@@ -358,7 +357,34 @@ def script(shell, s, lines=None, chroot=""):
         at = end.end()
     else:
         parts.append(("(the end)", text[at:]))
-    return parts + [("(the exit status)", f"{out.returncode}\n"), ("(events)", events)]
+    return parts + [("(the exit status)", f"{status}\n"), ("(events)", events)]
+
+
+def feed(command, lines):
+    """The exit status and what is shown for these lines, each with its mark."""
+    shell = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             env=dict(os.environ, TZ="UTC"))
+    shown = []
+    reader = threading.Thread(target=lambda: shown.extend(iter(lambda: shell.stdout.read1(65536), b"")))
+    reader.start()
+    patience = threading.Timer(PATIENCE, shell.kill)
+    patience.start()
+    try:
+        for i, line in enumerate(lines):
+            if re.match("printwatches o", line):
+                # zkCli shows an event on another thread than it reads commands: what came before is to be shown, or not, first.
+                while f"MARK-{i - 1}\n".encode() not in b"".join(shown) and shell.poll() is None:
+                    time.sleep(0.02)
+                time.sleep(0.3)
+            shell.stdin.write(f"{line}\nMARK-{i}\n".encode())
+            shell.stdin.flush()
+        shell.stdin.close()
+    except BrokenPipeError:
+        pass
+    status = shell.wait()
+    patience.cancel()
+    reader.join()
+    return status, b"".join(shown).decode()
 
 
 def chroot(shell, s):
