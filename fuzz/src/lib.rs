@@ -23,7 +23,7 @@ mod text;
 
 pub use files::{apache_log, apache_snapshot, snapshot_file, snapshot_part, superblock, wal_segment};
 pub use mutate::Mutator;
-pub use peers::{peer_initial, peer_notification, peer_packets};
+pub use peers::{peer_initial, peer_notification, peer_packets, peer_tree};
 pub use records::{client, state, txn};
 pub use text::{path, words, zoo_cfg};
 
@@ -52,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snapshot_part", run: snapshot_part, seeds: files::snapshot_part_seeds },
     Target { name: "apache_snapshot", run: apache_snapshot, seeds: files::apache_snapshot_seeds },
     Target { name: "peer_packets", run: peer_packets, seeds: peers::packet_seeds },
+    Target { name: "peer_tree", run: peer_tree, seeds: peers::tree_seeds },
     Target { name: "peer_initial", run: peer_initial, seeds: peers::initial_seeds },
     Target { name: "peer_notification", run: peer_notification, seeds: peers::notification_seeds },
 ];

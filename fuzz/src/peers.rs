@@ -43,6 +43,51 @@ pub fn peer_packets(mut stream: &[u8]) {
     }
 }
 
+/// A tree behind SNAP, as a Falconer sends it. What is taken in comes out again as it is.
+pub fn peer_tree(mut stream: &[u8]) {
+    let len = stream.len();
+    let (tree, mut applier) = engine::new(small_tree());
+    let importer = applier.import();
+    let Ok(settled) = importer.read(&mut stream, Zxid::ZERO) else { return };
+    assert!(stream.len() < len);
+    if importer.finish(Zxid::ZERO, Some(settled)).is_err() {
+        return;
+    }
+    let out = tree_stream(&tree);
+    let (again, mut applier) = engine::new(small_tree());
+    let importer = applier.import();
+    let settled = importer.read(&mut &out[..], Zxid::ZERO).expect("it was written just now");
+    importer.finish(Zxid::ZERO, Some(settled)).expect("it has a root");
+    assert_eq!(again.digest(), tree.digest());
+}
+
+fn small_tree() -> engine::TreeConfig {
+    engine::TreeConfig { shards: 4, hash_seed: 1, ..engine::TreeConfig::default() }
+}
+
+fn tree_stream(tree: &engine::Tree) -> Vec<u8> {
+    let (mut walk, mut out) = (tree.walk(), Vec::new());
+    while walk.next_part(tree, 512, &mut out) {}
+    out
+}
+
+pub(crate) fn tree_seeds() -> Vec<Vec<u8>> {
+    let (tree, mut applier) = engine::new(small_tree());
+    let empty = tree_stream(&tree);
+    let records = crate::records::state_seeds();
+    let importer = applier.import();
+    importer.sessions(&records[0], 1).expect("a record");
+    importer.acls(&records[1], 1).expect("a record");
+    importer.nodes(&records[2], 1).expect("a record");
+    let mut root = Vec::new();
+    let stat = proto::StatPersisted::default();
+    proto::state::NodeRecord { path: "/".into(), data: Some(b"root"), acl: proto::state::OPEN_ACL, stat }
+        .encode(&mut root);
+    importer.nodes(&root, 1).expect("a record");
+    importer.finish(Zxid::ZERO, None).expect("the root is there");
+    vec![empty, tree_stream(&tree)]
+}
+
 /// The beginning of a connection of the election port: who calls.
 pub fn peer_initial(bytes: &[u8]) {
     match InitialMessage::decode(bytes) {
@@ -102,6 +147,7 @@ pub(crate) fn packet_seeds() -> Vec<Vec<u8>> {
         FromLearner::Ack { zxid },
         FromLearner::Revalidate { session: SessionId(7), timeout_ms: 6000 },
         FromLearner::Request { session: SessionId(7), cxid: Xid(1), op: 1, body: b"body", auth },
+        FromLearner::Digest { zxid, digest: -7, doubts: true },
     ] {
         let mut out = Vec::new();
         said.encode(&mut out);
@@ -127,6 +173,8 @@ pub(crate) fn packet_seeds() -> Vec<Vec<u8>> {
         FromLeader::Ping { zxid },
         FromLeader::Sync,
         FromLeader::Revalidate { session: SessionId(7), valid: true },
+        FromLeader::Digest { zxid },
+        FromLeader::Verdict { zxid, wanted: 7, found: -7, by_majority: true },
     ] {
         let mut out = Vec::new();
         said.encode(&mut out);

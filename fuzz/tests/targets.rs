@@ -76,6 +76,7 @@ targets! {
     snapshot_part: 2_000,
     apache_snapshot: 10_000,
     peer_packets: 50_000,
+    peer_tree: 10_000,
     peer_initial: 20_000,
     peer_notification: 50_000,
 }
