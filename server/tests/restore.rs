@@ -22,15 +22,20 @@ fn post(port: u16, headers: &str, body: &[u8], length: usize) -> Http {
     http_raw(port, &request).expect("an answer")
 }
 
+/// The port of the clients is there a moment before the commands are.
+fn wait_until_ready(server: &Server) {
+    while http(server.admin, "GET", "/readyz", &[]).status != 200 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 fn restore(server: &Server, body: &[u8]) -> Http {
+    wait_until_ready(server);
     post(server.admin, MAY, body, body.len())
 }
 
 fn take(server: &Server) -> (Zxid, Vec<u8>) {
-    // The port of the clients is there a moment before the commands are.
-    while http(server.admin, "GET", "/readyz", &[]).status != 200 {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until_ready(server);
     let taken = http(server.admin, "GET", "/commands/snapshot", &[MAY]);
     assert_eq!(taken.status, 200, "{}", taken.text());
     let zxid = taken.header("last_zxid").unwrap().strip_prefix("0x").unwrap();

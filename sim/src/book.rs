@@ -117,6 +117,11 @@ pub enum Fact<'a> {
         /// Which.
         server: usize,
     },
+    /// A server has written down that nothing on its disk counts: it differs from a majority.
+    Distrusts {
+        /// Which.
+        server: usize,
+    },
     /// A server is dead.
     Died {
         /// Which.
@@ -169,6 +174,8 @@ pub struct View {
     pub spoilt: bool,
     /// The tree that it is installing may be spoilt.
     installs_spoilt: bool,
+    /// What is on its disk counts for nothing until it has a tree of its leader's.
+    pub distrusted: bool,
     /// Accepted and current epoch.
     pub epochs: (Epoch, Epoch),
     /// The last txn applied.
@@ -336,6 +343,7 @@ impl Book {
                 let own = std::mem::take(&mut view.log);
                 if view.installs.is_some() {
                     view.spoilt = view.installs_spoilt;
+                    view.distrusted = false;
                 }
                 let mut history = view.installs.take().map_or(own, |(_, history)| history);
                 history.truncate(history.partition_point(|&z| z <= base));
@@ -378,6 +386,7 @@ impl Book {
                 self.servers[server].spoilt = true;
                 self.is_spoilt = true;
             }
+            Fact::Distrusts { server } => self.servers[server].distrusted = true,
             Fact::Recovered { server, base, end } => {
                 let view = &mut self.servers[server];
                 view.service = None;
@@ -386,6 +395,7 @@ impl Book {
                 let own = std::mem::take(&mut view.log);
                 if installed.is_some() {
                     view.spoilt = view.installs_spoilt;
+                    view.distrusted = false;
                 }
                 let mut history = installed.map_or(own, |(_, history)| history);
                 history.truncate(history.partition_point(|&z| z <= end));

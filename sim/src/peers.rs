@@ -713,6 +713,7 @@ impl Server {
                         return self.fail(k, &e);
                     }
                     self.blank = true;
+                    k.fact(&Fact::Distrusts { server: id });
                 }
                 self.die(k, false, false);
                 k.after(50 * MS, Event::Boot { server: id });
