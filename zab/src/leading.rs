@@ -684,12 +684,11 @@ impl Leading {
 
     fn judge_pace(&mut self, common: &Common) {
         let Some(pace) = &mut self.pace else { return };
-        let voter = |l: &Learner| l.server.filter(|&s| !l.observer && common.config.verifier.is_voter(s));
         let followers: Vec<Follower> = self
             .learners
             .iter()
             .filter(|(_, l)| l.stage == Stage::UpToDate)
-            .filter_map(|(&link, l)| Some((link, voter(l)?, l.falconer)))
+            .filter_map(|(&link, l)| Some((link, l.voter(&common.config.verifier)?, l.falconer)))
             .collect();
         self.slow = pace.judge(common.now, &common.config.verifier, &followers);
     }
@@ -738,7 +737,7 @@ impl Leading {
     ) -> Option<Differs> {
         let learner = self.learners.get_mut(&link).filter(|l| l.stage == Stage::UpToDate)?;
         learner.heard = common.now;
-        let voter = learner.server.filter(|&s| !learner.observer && common.config.verifier.is_voter(s));
+        let voter = learner.voter(&common.config.verifier);
         if doubts && !self.digests.knows(zxid) {
             // Not an answer, or one to a question that is forgotten: it is asked whatever it was asked before, to hear something.
             learner.compared = None;
@@ -889,16 +888,20 @@ impl Leading {
     }
 }
 
-/// One COMMIT for each zxid behind `after`, up to and including `upto`. Within an epoch zxids have no holes.
+impl Learner {
+    /// As whom it votes, if it does.
+    fn voter(&self, verifier: &Verifier) -> Option<ServerId> {
+        self.server.filter(|&s| !self.observer && verifier.is_voter(s))
+    }
+}
+
 /// Who decides whose tree is right.
 fn judges<'a>(learners: &BTreeMap<LinkId, Learner>, verifier: &'a Verifier) -> Judges<'a> {
-    let can_say = |l: &Learner| {
-        let votes = !l.observer && l.server.is_some_and(|s| verifier.is_voter(s));
-        !votes || l.compares || l.stage != Stage::UpToDate
-    };
+    let can_say = |l: &Learner| l.voter(verifier).is_none() || l.compares || l.stage != Stage::UpToDate;
     Judges { verifier, all_can_say: learners.values().all(can_say) }
 }
 
+/// One COMMIT for each zxid behind `after`, up to and including `upto`. Within an epoch zxids have no holes.
 fn put_commits(after: Zxid, upto: Zxid, out: &mut Vec<u8>) {
     let first = if after.epoch() == upto.epoch() { after.counter() + 1 } else { 1 };
     for counter in first..=upto.counter() {

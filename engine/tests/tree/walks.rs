@@ -323,17 +323,23 @@ fn random_record(w: &mut World, chance: &mut Chance, lists: &[Vec<u8>]) -> Vec<u
     w.encode(w.zxid, txn, None)
 }
 
+/// A tree of a few random records, and where its further ones come from.
+fn random_tree(seed: u64, lists: &[Vec<u8>]) -> (World, Chance) {
+    let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut w = World::with(config(1 << chance.below(5)));
+    for _ in 0..chance.below(200) {
+        let record = random_record(&mut w, &mut chance, lists);
+        w.apply(&record);
+    }
+    (w, chance)
+}
+
 #[test]
 fn replay_over_a_walk_amid_writes_ends_in_the_tree_that_was_walked() {
     let lists = [acl::OPEN.as_bytes().to_vec(), list(31, "digest", "u:h"), list(1, "ip", "10.0.0.1")];
     let mut orphans = 0;
     for seed in 1..=300_u64 {
-        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut w = World::with(config(1 << chance.below(5)));
-        for _ in 0..chance.below(200) {
-            let record = random_record(&mut w, &mut chance, &lists);
-            w.apply(&record);
-        }
+        let (mut w, mut chance) = random_tree(seed, &lists);
         let mut walk = w.tree.walk();
         let start = walk.start();
         let (mut parts, mut log) = (Parts::new(), Vec::new());
@@ -387,12 +393,7 @@ fn a_tree_that_changes_comes_through_a_stream() {
     let lists = [acl::OPEN.as_bytes().to_vec(), list(31, "digest", "u:h"), list(1, "ip", "10.0.0.1")];
     let (mut fuzzy, mut orphans) = (0, 0);
     for seed in 1..=300_u64 {
-        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut w = World::with(config(1 << chance.below(5)));
-        for _ in 0..chance.below(200) {
-            let record = random_record(&mut w, &mut chance, &lists);
-            w.apply(&record);
-        }
+        let (mut w, mut chance) = random_tree(seed, &lists);
         let mut walk = w.tree.walk();
         let (start, mut bytes, mut log) = (walk.start(), Vec::new(), Vec::new());
         while walk.next_part(&w.tree, 1 + chance.below(300) as usize, &mut bytes) {

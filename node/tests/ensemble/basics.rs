@@ -486,14 +486,20 @@ fn write_for(w: &mut World, ms: u64, path: &str) -> u64 {
     longest
 }
 
-#[test]
-fn a_leader_whose_disk_is_slow_hands_over_and_not_to_and_fro() {
+/// Three servers, the first leader of which has handed over because its disk is slow, and who leads now.
+fn handed_over_slow() -> (World, usize) {
     let mut w = started(3, 0);
     let first = w.leader().unwrap();
     w.servers[first].disk_us = 60_000;
     write_for(&mut w, 15_000, "/a");
     let second = w.leader().unwrap();
     assert_ne!(second, first);
+    (w, second)
+}
+
+#[test]
+fn a_leader_whose_disk_is_slow_hands_over_and_not_to_and_fro() {
+    let (mut w, second) = handed_over_slow();
     assert_eq!(w.notes["a slow log"], 1);
     w.until(1_000, "the slow one follows", |w| w.all_serve());
     let longest = write_for(&mut w, 5_000, "/b");
@@ -531,12 +537,7 @@ fn a_leader_whose_disk_stands_still_hands_over() {
 
 #[test]
 fn who_has_handed_over_votes_again_when_it_is_needed() {
-    let mut w = started(3, 0);
-    let first = w.leader().unwrap();
-    w.servers[first].disk_us = 60_000;
-    write_for(&mut w, 15_000, "/a");
-    let second = w.leader().unwrap();
-    assert_ne!(second, first);
+    let (mut w, second) = handed_over_slow();
     w.crash(second);
     // Two are left, one of which did not want to be counted.
     w.until(8_000, "a leader of two", |w| w.leader().is_some_and(|l| l != second && w.is_serving(l)));
