@@ -309,7 +309,7 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         }
     };
     // What the node wants to begin with.
-    core.pump();
+    core.pump_aside();
     match address {
         Some(address) => tracing::info!(version = version::FULL_NUMBER, "serving clients on {address}"),
         None => tracing::warn!("there is no clientPort: nobody can reach this server"),
@@ -363,9 +363,9 @@ fn hand_over(core: &Core) {
         return;
     }
     core.submit_hand_over();
-    core.pump();
+    core.pump_aside();
     let until = std::time::Instant::now() + HAND_OVER;
-    while !core.with_node(Node::has_handed_over) && std::time::Instant::now() < until {
+    while !core.has_handed_over() && std::time::Instant::now() < until {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }

@@ -3,10 +3,13 @@
 //! Whoever has work for the node puts it into the inbox and tries the lock. Who gets it steps the node through
 //! everything that waits; who does not can go on, for the holder looks into the inbox once more after it let go.
 
+mod inbox;
 mod replace;
 mod role;
 
 pub use replace::NotReplaced;
+
+use inbox::{Inbox, Item};
 
 use crate::accounting::{Gone, Namespaces, Tally};
 use crate::audit;
@@ -29,7 +32,7 @@ use node::{Clients, CloseReason, Differs, Handshake, Input, Node, Now, Output, R
 use parking_lot::Mutex;
 use proto::client::{ConnectRequest, ConnectResponse, OpCode, ReadOp, RequestHeader, WriteReply};
 use proto::jute::{Reader, begin_frame, end_frame};
-use proto::peer::{FromLeader, FromLearner, Notification, Packet, kind as packet_kind};
+use proto::peer::kind as packet_kind;
 use proto::session::password;
 use proto::txn::{Record, RecordBatch, TxnHeader};
 use proto::{Code, ConnId, Durable, DurableEpochs, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid};
@@ -62,6 +65,7 @@ pub struct Core {
     pub log: LogQueue,
     /// The event loops.
     pub loops: Vec<LoopHandle>,
+    next_loop: AtomicUsize,
     /// Counters.
     pub stats: ServerStats,
     /// Too much is in flight: loops read no more writes.
@@ -192,71 +196,6 @@ impl ProposalSizes {
     }
 }
 
-/// What waits for the node.
-#[derive(Default)]
-struct Inbox {
-    items: Vec<Item>,
-    /// Bodies of the writes, one after the other.
-    bytes: Vec<u8>,
-}
-
-enum Item {
-    Connect {
-        conn: ConnId,
-        request: OwnedConnect,
-    },
-    Write {
-        conn: ConnId,
-        session: SessionId,
-        xid: Xid,
-        identity: Arc<Identity>,
-        op: OpCode,
-        start: usize,
-        end: usize,
-        /// When it came here.
-        submitted: Instant,
-    },
-    Sync {
-        conn: ConnId,
-        session: SessionId,
-        xid: Xid,
-        start: usize,
-        end: usize,
-    },
-    Disconnected {
-        conn: ConnId,
-        session: Option<SessionId>,
-    },
-    Persisted(Durable),
-    EpochsPersisted(DurableEpochs),
-    LogFull(bool),
-    Tick,
-    /// With the place of the payload, which was found to decode.
-    Notification {
-        from: ServerId,
-        start: usize,
-        end: usize,
-    },
-    /// With the place of the packet, which was found to decode.
-    Packet {
-        link: LinkId,
-        from_leader: bool,
-        start: usize,
-        end: usize,
-    },
-    /// Whatever borrows nothing; taken when it is stepped.
-    Peer(Option<Input<'static>>),
-}
-
-/// A handshake whose frame may be gone.
-struct OwnedConnect {
-    last_zxid_seen: i64,
-    timeout_ms: i32,
-    session: SessionId,
-    password: Vec<u8>,
-    read_only: Option<bool>,
-}
-
 /// The two clocks.
 pub struct Clock {
     start: std::time::Instant,
@@ -332,6 +271,7 @@ impl Core {
             requests,
             history: History::default(),
             loops,
+            next_loop: AtomicUsize::new(0),
             saturated: AtomicBool::new(false),
             log_full: AtomicBool::new(false),
             next_tick,
@@ -419,21 +359,14 @@ impl Core {
             } else {
                 tracing::info!("the log has room again: writes are taken");
             }
-            self.inbox.lock().items.push(Item::LogFull(full));
+            self.inbox.lock().items.push_back(Item::LogFull(full));
             self.pump();
         }
     }
 
     /// A connection shakes hands.
     pub fn submit_connect(&self, conn: ConnId, r: &ConnectRequest<'_>) {
-        let request = OwnedConnect {
-            last_zxid_seen: r.last_zxid_seen,
-            timeout_ms: r.timeout_ms,
-            session: r.session,
-            password: r.password.to_vec(),
-            read_only: r.read_only,
-        };
-        self.inbox.lock().items.push(Item::Connect { conn, request });
+        self.inbox.lock().items.push_back(Item::Connect { conn, request: r.into() });
     }
 
     /// A write has taken its place in the gate, at about `submitted`.
@@ -455,7 +388,7 @@ impl Core {
         let start = inbox.bytes.len();
         inbox.bytes.extend_from_slice(body);
         let end = inbox.bytes.len();
-        inbox.items.push(Item::Write { conn, session, xid, identity, op, start, end, submitted });
+        inbox.items.push_back(Item::Write { conn, session, xid, identity, op, start, end, submitted });
         if end >= limits::INBOX_BYTES {
             self.saturated.store(true, Ordering::Relaxed);
         }
@@ -467,26 +400,26 @@ impl Core {
         let start = inbox.bytes.len();
         inbox.bytes.extend_from_slice(path.as_bytes());
         let end = inbox.bytes.len();
-        inbox.items.push(Item::Sync { conn, session, xid, start, end });
+        inbox.items.push_back(Item::Sync { conn, session, xid, start, end });
     }
 
     /// A connection is gone.
     pub fn submit_disconnected(&self, conn: ConnId, session: Option<SessionId>) {
-        self.inbox.lock().items.push(Item::Disconnected { conn, session });
+        self.inbox.lock().items.push_back(Item::Disconnected { conn, session });
     }
 
     /// The log has made a batch durable.
     pub fn submit_persisted(&self, durable: Durable) {
-        self.inbox.lock().items.push(Item::Persisted(durable));
+        self.inbox.lock().durable = Some(durable);
     }
 
     /// Epochs are durable.
     pub fn submit_epochs(&self, epochs: DurableEpochs) {
-        self.inbox.lock().items.push(Item::EpochsPersisted(epochs));
+        self.inbox.lock().items.push_back(Item::EpochsPersisted(epochs));
     }
 
     fn submit_peer(&self, input: Input<'static>) {
-        self.inbox.lock().items.push(Item::Peer(Some(input)));
+        self.inbox.lock().items.push_back(Item::Peer(Some(input)));
     }
 
     fn submit_bytes(&self, bytes: &[u8], item: impl FnOnce(usize, usize) -> Item) {
@@ -494,7 +427,7 @@ impl Core {
         let start = inbox.bytes.len();
         inbox.bytes.extend_from_slice(bytes);
         let end = inbox.bytes.len();
-        inbox.items.push(item(start, end));
+        inbox.items.push_back(item(start, end));
     }
 
     /// A notification, which was found to decode.
@@ -571,25 +504,51 @@ impl Core {
     pub fn submit_tick(&self) {
         // Asked for once: whoever steps the node sets the next one.
         self.next_tick.store(u64::MAX, Ordering::Relaxed);
-        self.inbox.lock().items.push(Item::Tick);
+        self.inbox.lock().items.push_back(Item::Tick);
     }
 
-    /// Steps the node through everything that waits, unless another thread is at it: then that one does.
-    pub fn pump(&self) {
+    /// Steps the node through everything that waits, in rounds, unless another thread is at it: then that one does. After each
+    /// round what was prepared is on its way to the disk and what was answered on its way to clients; any thread may do
+    /// the next one. For threads that look after the log next ([`LogQueue::write_inline`]). False if more was left than
+    /// one thread does at a time: a loop has been told.
+    pub fn pump(&self) -> bool {
+        self.pump_rounds(limits::ROUNDS)
+    }
+
+    /// The same for a thread that does not write the log: what it has prepared is left to the log thread.
+    pub fn pump_aside(&self) {
+        self.pump();
+        self.log.write_inline(self, false);
+    }
+
+    /// [`Core::pump`] with another number of rounds.
+    pub fn pump_rounds(&self, most: usize) -> bool {
+        let mut rounds = 0;
         loop {
-            let Some(mut stepper) = self.node.try_lock() else { return };
+            // When the server stops there are no loops any more, and what is left has an end.
+            if rounds == most && !self.stopping.load(Ordering::Relaxed) {
+                // While others bring more work than is done here, whoever is here would never get back to its own.
+                let next = event_loop::current().unwrap_or_else(|| self.next_loop());
+                self.loops[next].send(Message::Pump);
+                return false;
+            }
+            rounds += 1;
+            let Some(mut stepper) = self.node.try_lock() else { return true };
             let stepper_ref = &mut *stepper;
-            std::mem::swap(&mut *self.inbox.lock(), &mut stepper_ref.work);
+            let work = &mut stepper_ref.work;
+            let waited = work.refill(&mut self.inbox.lock());
             let now = self.clock.now();
             let step = Step::new(self, now.mono);
-            let Inbox { items, bytes } = &mut stepper_ref.work;
+            let Inbox { durable, items, bytes } = work;
             let node = &mut stepper_ref.node;
-            let mut laps = Laps::new(self, node, now.mono, items.len());
-            for mut item in items.drain(..) {
+            let mut laps = Laps::new(self, node, now.mono, waited);
+            let round = limits::ROUND_ITEMS.min(items.len());
+            for mut item in durable.take().map(Item::Persisted).into_iter().chain(items.drain(..round)) {
                 laps.next(&item, bytes, node, &step);
                 node.step(now, item.as_input(bytes), &step);
                 laps.done(node);
             }
+            let more = !items.is_empty();
             let applied = laps.applied;
             let stepped = laps.end();
             step.end_events();
@@ -599,8 +558,7 @@ impl Core {
             if self.peers.is_some() {
                 stepper_ref.watch.look(node, now.mono, &self.stats);
             }
-            bytes.clear();
-            if bytes.capacity() > limits::INBOX_BYTES {
+            if !more && bytes.capacity() > limits::INBOX_BYTES {
                 *bytes = Vec::new();
             }
             if let Some(batch) = node.take_batch() {
@@ -614,6 +572,9 @@ impl Core {
                     self.proposals.note(&batch);
                 }
                 self.log.push(batch, now.mono, stepped);
+                if more {
+                    self.log.wake_thread();
+                }
                 self.stats.stage(Stage::Propose, stepped, self.lap_clock(stepped), records);
             }
             let mut asked = false;
@@ -623,7 +584,7 @@ impl Core {
                 asked = true;
             }
             self.next_tick.store(node.next_timeout().0, Ordering::Relaxed);
-            let saturated = node.is_saturated();
+            let saturated = node.is_saturated() || more && self.inbox_bytes() >= limits::INBOX_BYTES;
             let was = self.saturated.swap(saturated, Ordering::Relaxed);
             drop(stepper);
             // The peers first: what they have to do takes longer than what clients hear.
@@ -652,11 +613,20 @@ impl Core {
             if was && !saturated {
                 self.loops.iter().for_each(|l| l.send(Message::ResumeAll));
             }
-            let inbox = self.inbox.lock();
-            if inbox.items.is_empty() {
-                return;
+            if !more && self.inbox.lock().is_empty() {
+                return true;
             }
         }
+    }
+
+    /// Whether a thread steps the node: it sees whatever was put into the inbox before this was asked.
+    pub fn is_stepping(&self) -> bool {
+        self.node.is_locked()
+    }
+
+    /// A loop for work that any of them could do, each in turn.
+    pub fn next_loop(&self) -> usize {
+        self.next_loop.fetch_add(1, Ordering::Relaxed) % self.loops.len()
     }
 
     /// Counts and forgets the times of what is applied since `began`, and audits what nobody asked for.
@@ -915,8 +885,19 @@ impl Core {
     pub fn with_node<R>(&self, look: impl FnOnce(&Node) -> R) -> R {
         let r = look(&self.node.lock().node);
         // Whoever came meanwhile has left its work to us.
-        self.pump();
+        self.pump_aside();
         r
+    }
+
+    /// Whether leadership, after [`Core::submit_hand_over`], is with another server, or nobody was there to take it.
+    pub fn has_handed_over(&self) -> bool {
+        let done = {
+            let stepper = self.node.lock();
+            let waits = stepper.work.has_hand_over() || self.inbox.lock().has_hand_over();
+            !waits && stepper.node.has_handed_over()
+        };
+        self.pump_aside();
+        done
     }
 
     /// Answers a request from the tree, in its turn; the caller holds the gate and counts the reply. `request` is
@@ -1139,60 +1120,6 @@ impl<'a> Laps<'a> {
             self.turn(self.run);
         }
         self.began
-    }
-}
-
-impl Item {
-    fn as_input<'a>(&'a mut self, bytes: &'a [u8]) -> Input<'a> {
-        match self {
-            Item::Connect { conn, request } => Input::Connect {
-                conn: *conn,
-                request: ConnectRequest {
-                    last_zxid_seen: request.last_zxid_seen,
-                    timeout_ms: request.timeout_ms,
-                    session: request.session,
-                    password: &request.password,
-                    read_only: request.read_only,
-                },
-            },
-            Item::Write { conn, session, xid, identity, op, start, end, .. } => Input::Write {
-                conn: *conn,
-                session: *session,
-                xid: *xid,
-                identity: identity.clone(),
-                op: *op,
-                body: &bytes[*start..*end],
-            },
-            Item::Sync { conn, session, xid, start, end } => Input::Sync {
-                conn: *conn,
-                session: *session,
-                xid: *xid,
-                path: std::str::from_utf8(&bytes[*start..*end]).expect("it was copied from a str"),
-            },
-            Item::Disconnected { conn, session } => Input::Disconnected { conn: *conn, session: *session },
-            Item::Persisted(durable) => Input::Persisted(*durable),
-            Item::EpochsPersisted(epochs) => Input::EpochsPersisted(*epochs),
-            Item::LogFull(full) => Input::LogFull(*full),
-            Item::Tick => Input::Tick,
-            Item::Notification { from, start, end } => Input::Notification {
-                from: *from,
-                notification: Notification::decode(&bytes[*start..*end])
-                    .ok()
-                    .flatten()
-                    .expect("it was found to decode before it was put here"),
-            },
-            Item::Packet { link, from_leader, start, end } => {
-                const FOUND: &str = "it was found to decode before it was put here";
-                let link = *link;
-                let packet = Packet::read(&mut Reader::new(&bytes[*start..*end])).expect(FOUND);
-                if *from_leader {
-                    Input::FromLeader { link, packet: FromLeader::parse(&packet).expect(FOUND) }
-                } else {
-                    Input::FromLearner { link, packet: FromLearner::parse(&packet).expect(FOUND) }
-                }
-            }
-            Item::Peer(input) => input.take().expect("an item is stepped once"),
-        }
     }
 }
 

@@ -254,8 +254,8 @@ impl EventLoop {
             if self.index == 0 && now >= core.next_tick() {
                 core.submit_tick();
             }
-            core.pump();
-            core.log.write_inline(core, self.hungry.is_empty());
+            let done = core.pump();
+            core.log.write_inline(core, done && self.hungry.is_empty());
             if accept {
                 self.accept(core, now);
             }

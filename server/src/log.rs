@@ -71,7 +71,6 @@ pub struct LogQueue {
     /// The one that is being written is of no use any more.
     snapshot_abort: AtomicBool,
     retention_keep: Option<usize>,
-    next_event_loop: AtomicUsize,
     directories: [std::path::PathBuf; 2],
     backend: String,
 }
@@ -250,7 +249,6 @@ impl LogQueue {
             snapshot_running: Mutex::default(),
             snapshot_abort: AtomicBool::new(false),
             retention_keep: parts.retention_keep,
-            next_event_loop: AtomicUsize::new(0),
             directories: parts.directories,
             backend: parts.backend,
         }
@@ -313,7 +311,8 @@ impl LogQueue {
         }
     }
 
-    fn wake_thread(&self) {
+    /// Has the log thread write what waits.
+    pub fn wake_thread(&self) {
         let mut wake = self.wake.lock();
         if !wake.work {
             wake.work = true;
@@ -376,11 +375,11 @@ impl LogQueue {
         if !written {
             return;
         }
-        if self.queued.load(Ordering::SeqCst) > 0 {
-            let next = self.next_event_loop.fetch_add(1, Ordering::Relaxed) % core.loops.len();
-            core.loops[next].send(Message::Pump);
-        } else {
-            core.pump();
+        if self.queued.load(Ordering::SeqCst) == 0 {
+            // One round: what it prepares is to be written while a loop goes on.
+            core.pump_rounds(1);
+        } else if !core.is_stepping() {
+            core.loops[core.next_loop()].send(Message::Pump);
         }
         if self.queued.load(Ordering::SeqCst) > 0 {
             self.wake_thread();

@@ -51,6 +51,13 @@ impl Core {
     /// # Errors
     /// Nothing has changed.
     pub fn replace_state(&self, state: &Tree, newest: Zxid) -> Result<Zxid, NotReplaced> {
+        let replaced = self.replace(state, newest);
+        // Whoever came meanwhile has left its work to us, whatever became of this.
+        self.pump_aside();
+        replaced
+    }
+
+    fn replace(&self, state: &Tree, newest: Zxid) -> Result<Zxid, NotReplaced> {
         let mut stepper = self.node.lock();
         let zxid = self.place(&stepper.node)?;
         let zxid = if self.peers.is_none() { zxid.max(newest) } else { zxid };
@@ -78,11 +85,10 @@ impl Core {
             let mut inbox = self.inbox.lock();
             // With the inbox held: a learner that came meanwhile is either among these, or heard of by the new node.
             self.close_links();
-            inbox.items.retain(|item| matches!(item, Item::Connect { .. } | Item::Disconnected { .. }));
-            inbox.bytes.clear();
-            inbox.items.push(Item::LogFull(self.is_log_full()));
+            inbox.start_over(&mut stepper.work);
+            inbox.items.push_back(Item::LogFull(self.is_log_full()));
             for peer in self.peers.iter().flat_map(|p| p.connected()) {
-                inbox.items.push(Item::Peer(Some(Input::ElectionLink { peer, up: true })));
+                inbox.items.push_back(Item::Peer(Some(Input::ElectionLink { peer, up: true })));
             }
         }
         let config = node_config(&self.settings, &self.schemes);
@@ -98,7 +104,6 @@ impl Core {
         self.next_tick.store(stepper.node.next_timeout().0, Ordering::Relaxed);
         drop(runner);
         drop(stepper);
-        self.pump();
         // The pace of the loops was that of the old node.
         self.loops.iter().for_each(|l| l.send(crate::event_loop::Message::ResumeAll));
         Ok(zxid)

@@ -106,7 +106,7 @@ pub fn begin(core: Arc<Core>, link: Arc<Link>, job: Job) {
             next = link.job_done();
             if matches!(job, Job::Snapshot { .. }) {
                 core.submit_snapshot_sent(link.id);
-                core.pump();
+                core.pump_aside();
             }
         }
     };
@@ -295,7 +295,7 @@ pub fn find_in_log(core: Arc<Core>, link: LinkId, zxid: Zxid) {
     let run = move || {
         let found = look(&core, zxid);
         core.submit_found_in_log(link, found);
-        core.pump();
+        core.pump_aside();
     };
     if let Err(e) = std::thread::Builder::new().name("sync".into()).spawn(run) {
         tracing::warn!("no thread to look into the log for a learner: {e}");
@@ -375,7 +375,7 @@ pub fn receive_snapshot(
         core.submit_snapshot_received(link.id, *applier, behind.is_some());
         // Only now the packets behind it.
         peers.tell(Message::Received(link.id, behind));
-        core.pump();
+        core.pump_aside();
     };
     if let Err(e) = std::thread::Builder::new().name("sync".into()).spawn(run) {
         tracing::warn!("no thread to read a snapshot: {e}");

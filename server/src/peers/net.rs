@@ -133,8 +133,8 @@ impl Net {
                 return;
             }
             self.feed(core);
-            core.pump();
-            core.log.write_inline(core, self.hungry.is_empty());
+            let done = core.pump();
+            core.log.write_inline(core, done && self.hungry.is_empty());
             if Instant::now() >= self.next_sweep {
                 self.sweep();
             }
