@@ -16,11 +16,9 @@
     reason = "the comments of arguments are their help, and brackets mean optional parts"
 )]
 
-mod server;
-
+use benches::server::{self, Kind, Paths, Running};
 use clap::Parser;
 use serde_json::{Value, json};
-use server::{Kind, Paths, Running};
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
@@ -258,6 +256,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         java_options: args.java_options.split_whitespace().map(Into::into).collect(),
         falconerd: args.falconerd.clone(),
         scratch: args.dir.clone(),
+        config: "admin.enableServer=false\n".into(),
     };
     let mut results: Vec<Measured> = args
         .cases

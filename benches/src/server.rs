@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
+    /// Apache ZooKeeper, on a Java virtual machine.
     Apache = 0,
+    /// `falconerd`.
     Falconer = 1,
 }
 
@@ -31,10 +33,16 @@ impl fmt::Display for Kind {
 /// Where things are.
 #[derive(Clone, Debug)]
 pub struct Paths {
+    /// What Apache ZooKeeper consists of; see [`classpath`].
     pub classpath: String,
+    /// Options of its virtual machine.
     pub java_options: Vec<String>,
+    /// The `falconerd` to start.
     pub falconerd: PathBuf,
+    /// Where data directories are made.
     pub scratch: PathBuf,
+    /// More lines of the configuration.
+    pub config: String,
 }
 
 /// How long a server may take until it serves.
@@ -60,6 +68,9 @@ const DEBIAN_JARS: [&str; 12] = [
 const DEBIAN_DIR: &str = "/usr/share/java";
 
 /// The classpath of Apache ZooKeeper; the Debian package is installed if there is none.
+///
+/// # Errors
+/// It can't be installed, or `distribution` is none.
 pub fn classpath(distribution: Option<&Path>) -> Result<String, String> {
     if let Some(dir) = distribution {
         let lib = dir.join("lib");
@@ -104,6 +115,9 @@ fn is_root() -> bool {
 }
 
 /// An address of this machine that nobody listens on.
+///
+/// # Errors
+/// The system gives none.
 pub fn free_address() -> io::Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
@@ -135,6 +149,9 @@ pub struct Running {
 
 impl Running {
     /// Starts so many servers on empty data directories, an ensemble if there is more than one, and waits until they serve.
+    ///
+    /// # Errors
+    /// One of them does not start; with the end of its log.
     pub fn start(kind: Kind, paths: &Paths, servers: u32) -> Result<Running, String> {
         let failed = |what: &str, e: io::Error| format!("{kind}: can't {what}: {e}");
         let dir = paths.scratch.join(format!("run-{}", std::process::id()));
@@ -152,9 +169,9 @@ impl Running {
             let port = address.rsplit(':').next().unwrap_or_default();
             let text = format!(
                 "tickTime=2000\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPort={port}\n\
-                 clientPortAddress=127.0.0.1\nmaxClientCnxns=0\nadmin.enableServer=false\n\
-                 4lw.commands.whitelist=*\n{members}",
-                data.display()
+                 clientPortAddress=127.0.0.1\nmaxClientCnxns=0\n4lw.commands.whitelist=*\n{}{members}",
+                data.display(),
+                paths.config
             );
             fs::write(dir.join(CONFIG), text).map_err(|e| failed("write its configuration", e))?;
             fs::write(data.join("myid"), format!("{number}\n")).map_err(|e| failed("write its id", e))?;
@@ -178,6 +195,9 @@ impl Running {
 
     /// Kills the server without warning, starts it again on its data, and returns how long it took from there to the
     /// first read by a new session. For a server that runs alone.
+    ///
+    /// # Errors
+    /// It is not alone, or does not serve again.
     pub fn kill_and_restart(&mut self, paths: &Paths) -> Result<Duration, String> {
         let [process] = &mut self.processes[..] else {
             return Err("a restart is measured of a server that runs alone".into());
