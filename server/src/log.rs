@@ -32,8 +32,8 @@ const INLINE_MAX_US: u64 = 1_000;
 /// The nice value of the log thread, where it may be set (CAP_SYS_NICE or RLIMIT_NICE).
 const PRIORITY: i32 = -10;
 
-/// The nice value of the snapshot thread.
-const SNAPSHOT_PRIORITY: i32 = 10;
+/// The nice value of the snapshot thread, and of who exports one.
+pub const SNAPSHOT_PRIORITY: i32 = 10;
 
 /// A durable write that has not come back after this long never will: the process ends, so that a leader does not
 /// stay one that can't write. Far above what a busy disk takes, far below what an operator waits.
@@ -63,8 +63,11 @@ pub struct LogQueue {
     writing_since: AtomicU64,
     slow_us: u64,
     /// Work for the snapshot thread.
-    snapshot_due: Mutex<bool>,
+    snapshot_due: Mutex<Due>,
+    /// One is due.
     snapshot_wake: Condvar,
+    /// One has ended.
+    snapshot_ended: Condvar,
     snapshots: Snapshots,
     /// Held while a snapshot is written and old ones are retired.
     snapshot_running: Mutex<()>,
@@ -84,6 +87,17 @@ struct Writer {
     written_at: Instant,
     /// Taken from the queue and not yet appended: only after the disk was full.
     waiting: VecDeque<Queued>,
+}
+
+/// What the snapshot thread is asked for, and what came of it.
+#[derive(Default)]
+struct Due {
+    /// Snapshots that were asked for since the start.
+    asked: u64,
+    /// Of these, how many have ended, whatever came of them.
+    ended: u64,
+    /// Why the last one failed, if it did.
+    failed: Option<String>,
 }
 
 /// Records on their way to the log.
@@ -243,7 +257,8 @@ impl LogQueue {
             commit_us: AtomicU64::new(0),
             writing_since: AtomicU64::new(0),
             slow_us: parts.slow_ms * 1000,
-            snapshot_due: Mutex::new(false),
+            snapshot_due: Mutex::default(),
+            snapshot_ended: Condvar::new(),
             snapshot_wake: Condvar::new(),
             snapshots: parts.snapshots,
             snapshot_running: Mutex::default(),
@@ -677,12 +692,45 @@ impl LogQueue {
         writer.counted = counts;
         if writer.appender.space() != Space::Ok {
             core.set_log_full(writer.appender.space() == Space::Full);
-        } else if !writer.snapshot_running && writer.policy.due().is_some() {
+        } else {
+            self.begin_snapshot_if_due(writer);
+        }
+    }
+
+    fn begin_snapshot_if_due(&self, writer: &mut Writer) {
+        if !writer.snapshot_running && writer.policy.due().is_some() {
             writer.snapshot_running = true;
             writer.policy.begun(chance());
-            *self.snapshot_due.lock() = true;
+            self.snapshot_due.lock().asked += 1;
             self.snapshot_wake.notify_one();
         }
+    }
+
+    /// Has a snapshot written that begins now, or once the one that is being written has ended, and waits for it: beside requests
+    /// it may take minutes. Returns the zxid that it began at, and the bytes of its file.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    pub fn demand_snapshot(&self, core: &Core) -> Result<(Zxid, u64), String> {
+        let number = {
+            let mut writer = self.writer.lock();
+            writer.policy.demand();
+            self.begin_snapshot_if_due(&mut writer);
+            // Still demanded: it begins behind the one that runs.
+            self.snapshot_due.lock().asked + u64::from(writer.policy.due().is_some())
+        };
+        let mut due = self.snapshot_due.lock();
+        while due.ended < number {
+            if core.stopping.load(Ordering::Acquire) {
+                return Err("the server stops".into());
+            }
+            self.snapshot_ended.wait_for(&mut due, IDLE);
+        }
+        if let Some(why) = &due.failed {
+            return Err(why.clone());
+        }
+        drop(due);
+        self.snapshots.newest().ok_or_else(|| "it was removed at once".into())
     }
 
     /// The life of the snapshot thread.
@@ -695,10 +743,9 @@ impl LogQueue {
         loop {
             {
                 let mut due = self.snapshot_due.lock();
-                while !*due && !core.stopping.load(Ordering::Acquire) {
+                while due.asked == due.ended && !core.stopping.load(Ordering::Acquire) {
                     self.snapshot_wake.wait(&mut due);
                 }
-                *due = false;
             }
             if core.stopping.load(Ordering::Acquire) {
                 return;
@@ -710,15 +757,23 @@ impl LogQueue {
             let beside = Beside { bytes_per_second: BYTES_PER_SECOND, when_idle };
             let now = || core.clock().now().wall;
             let written = self.snapshots.write(&core.tree, &now, &give_up, Some(beside));
-            let mut writer = self.writer.lock();
-            writer.snapshot_running = false;
-            match written {
-                Ok(bytes) => {
+            {
+                let mut writer = self.writer.lock();
+                writer.snapshot_running = false;
+                if let Ok(bytes) = written {
                     core.stats.measure(Measure::Snapshot, started.elapsed().as_nanos() as u64, 1);
                     writer.policy.completed(bytes);
-                    drop(writer);
-                    self.retire(core, beside, &give_up);
                 }
+                let mut due = self.snapshot_due.lock();
+                due.ended += 1;
+                due.failed = written.as_ref().err().map(ToString::to_string);
+                self.snapshot_ended.notify_all();
+                drop(due);
+                // One may have been demanded meanwhile, and a server at rest writes nothing that would ask.
+                self.begin_snapshot_if_due(&mut writer);
+            }
+            match written {
+                Ok(_) => self.retire(core, beside, &give_up),
                 // The server stops, or the tree is about to be another one. Only a restore's can be undecided.
                 Err(crate::snapshots::Failure::Stopped | crate::snapshots::Failure::Undecided(_)) => {}
                 Err(crate::snapshots::Failure::Write(e)) => {

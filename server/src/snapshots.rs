@@ -185,6 +185,12 @@ impl Snapshots {
         catalogue.entries().first().map(|e| (e.start(), e.header().written))
     }
 
+    /// The newest: the zxid that it began at, and the bytes of its file.
+    pub fn newest(&self) -> Option<(Zxid, u64)> {
+        let catalogue = self.catalogue.lock();
+        catalogue.entries().first().map(|e| (e.start(), e.bytes()))
+    }
+
     /// Lets `look` at the directory, or change it.
     pub fn with_catalogue<R>(&self, look: impl FnOnce(&mut Catalogue) -> R) -> R {
         look(&mut self.catalogue.lock())

@@ -2,6 +2,7 @@
 
 mod support;
 
+use proto::Zxid;
 use proto::acl::perms;
 use proto::client::OpCode;
 use proto::jute::Put;
@@ -431,6 +432,35 @@ fn a_snapshot_needs_a_credential_is_limited_and_starts_another_server() {
     for i in 0..300 {
         assert_eq!(client.get(&format!("/n{i}"), false).unwrap().0, format!("value {i}").as_bytes());
     }
+}
+
+#[test]
+fn a_snapshot_that_nobody_wants_sent_is_the_servers_own() {
+    let dir = TempDir::new();
+    let config = write_config(dir.path(), &format!("{ADMIN}\nadmin.rateLimiterIntervalInMS=0"));
+    let server = Server::start(&config);
+    let mut client = Client::connect(server.port, 10_000);
+    let demand = || http(server.admin, "GET", "/commands/snapshot?streaming=false", &[ANYBODY]);
+    let mut last = 0;
+    // The second comes to a server that has nothing to write.
+    for path in ["/a", "/b"] {
+        client.create(path, b"value", 0).unwrap();
+        let taken = demand();
+        assert_eq!(taken.status, 200, "{}", String::from_utf8_lossy(&taken.body));
+        let zxid = taken.header("last_zxid").unwrap().strip_prefix("0x").unwrap();
+        let zxid = u64::from_str_radix(zxid, 16).unwrap();
+        assert!(zxid > last, "{zxid:#x} after {last:#x}");
+        last = zxid;
+        let size: u64 = taken.header("snapshot_size").unwrap().parse().unwrap();
+        let file = dir.path().join("data/snapshot").join(snapshot::name_of(Zxid::from_u64(zxid)));
+        assert_eq!(file.metadata().unwrap().len(), size);
+    }
+    // Several at once: each gets one that began after it asked.
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..3).map(|_| scope.spawn(demand)).collect();
+        let statuses: Vec<u16> = all.into_iter().map(|t| t.join().unwrap().status).collect();
+        assert!(statuses.contains(&200) && statuses.iter().all(|s| [200, 429].contains(s)), "{statuses:?}");
+    });
 }
 
 #[test]

@@ -23,7 +23,8 @@ const SLICE_BYTES: usize = 64 << 10;
 /// Bytes sent in one piece.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Answers with the snapshot's bytes, or with its zxid and size alone when `streaming=false`.
+/// Answers with the bytes of a snapshot in Apache's format; with `streaming=false` the server writes one of its own, and the
+/// answer is its zxid and size alone.
 pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Query) -> Answer {
     let fail =
         |status: u16, error: &str| Answer::json(status, &json!({ "command": "snapshot", "error": error }));
@@ -38,9 +39,41 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
         core.stats.add(Counter::SnapshotLimited, 1);
         return fail(429, "another snapshot is being taken");
     };
+    let streaming =
+        query.iter().find(|(k, _)| k == "streaming").is_none_or(|(_, v)| v.eq_ignore_ascii_case("true"));
+    let answer_with = |mut answer: Answer, zxid: Zxid, size: u64| {
+        answer.headers.push(("last_zxid", format!("0x{:x}", zxid.as_u64())));
+        answer.headers.push(("snapshot_size", size.to_string()));
+        answer
+    };
+    if !streaming {
+        // Nobody wants it elsewhere: it is the server's own that is to be new.
+        return match core.log.demand_snapshot(core) {
+            Ok((zxid, size)) => {
+                let body = json!({ "command": "snapshot", "error": super::json::Json::Null });
+                answer_with(Answer::json(200, &body), zxid, size)
+            }
+            Err(why) => {
+                tracing::error!("no snapshot for the admin interface: {why}");
+                fail(500, &why)
+            }
+        };
+    }
     let started = Instant::now();
     let dir = core.log.snapshot_dir().join("export");
-    let taken = take(core, &dir);
+    let taken = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("export".into()).spawn_scoped(scope, || {
+            // Requests first, as for the server's own.
+            if let Err(e) = vfs::os::raise_priority(crate::log::SNAPSHOT_PRIORITY) {
+                tracing::debug!("the export of a snapshot runs at normal priority: {e}");
+            }
+            take(core, &dir)
+        });
+        match thread {
+            Ok(thread) => thread.join().expect("a thread that panics has ended the process"),
+            Err(e) => Err(format!("the thread export can't be started: {e}")),
+        }
+    });
     core.stats.measure(Measure::Snapshot, started.elapsed().as_nanos() as u64, 1);
     let (zxid, mut file, size) = match taken {
         Ok(taken) => taken,
@@ -50,35 +83,25 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
             return fail(500, &why);
         }
     };
-    let streaming =
-        query.iter().find(|(k, _)| k == "streaming").is_none_or(|(_, v)| v.eq_ignore_ascii_case("true"));
-    let mut answer = match streaming {
-        true => {
-            let (mut answer, pieces) = Answer::stream("application/octet-stream", size);
-            std::thread::spawn(move || {
-                loop {
-                    let mut piece = vec![0; PIECE_BYTES];
-                    match file.read(&mut piece) {
-                        Ok(0) | Err(_) => return,
-                        Ok(n) => {
-                            piece.truncate(n);
-                            // The client is gone, or the connection's time is over.
-                            if pieces.blocking_send(piece).is_err() {
-                                return;
-                            }
-                        }
+    let (mut answer, pieces) = Answer::stream("application/octet-stream", size);
+    std::thread::spawn(move || {
+        loop {
+            let mut piece = vec![0; PIECE_BYTES];
+            match file.read(&mut piece) {
+                Ok(0) | Err(_) => return,
+                Ok(n) => {
+                    piece.truncate(n);
+                    // The client is gone, or the connection's time is over.
+                    if pieces.blocking_send(piece).is_err() {
+                        return;
                     }
                 }
-            });
-            let name = format!("attachment; filename=\"snapshot.{:x}\"", zxid.as_u64());
-            answer.headers.push(("content-disposition", name));
-            answer
+            }
         }
-        false => Answer::json(200, &json!({ "command": "snapshot", "error": super::json::Json::Null })),
-    };
-    answer.headers.push(("last_zxid", format!("0x{:x}", zxid.as_u64())));
-    answer.headers.push(("snapshot_size", size.to_string()));
-    answer
+    });
+    let name = format!("attachment; filename=\"snapshot.{:x}\"", zxid.as_u64());
+    answer.headers.push(("content-disposition", name));
+    answer_with(answer, zxid, size)
 }
 
 /// Takes the snapshot into a file that has no name any more when this returns.
