@@ -82,6 +82,16 @@ fn count(text: &str) -> Result<u64, String> {
     n.and_then(|n| n.checked_mul(times)).ok_or_else(|| format!("'{text}' is no count: write 0, 500k, 10M"))
 }
 
+/// A count as short as [`count`] takes it.
+fn short(n: u64) -> String {
+    match n {
+        0 => "0".into(),
+        n if n.is_multiple_of(1_000_000) => format!("{} M", n / 1_000_000),
+        n if n.is_multiple_of(1_000) => format!("{} k", n / 1_000),
+        n => render::grouped(n),
+    }
+}
+
 /// One run.
 #[derive(Clone, Default, Debug)]
 struct Sample {
@@ -338,7 +348,7 @@ fn sizes_chart(args: &Args, results: &[Measured]) -> Chart {
     series.retain(|s| !s.points.is_empty());
     Chart {
         title: format!("setData at {} a second", render::grouped(args.rate as u64)),
-        x_marks: results.iter().enumerate().map(|(i, r)| (i as f64, render::grouped(r.znodes))).collect(),
+        x_marks: results.iter().enumerate().map(|(i, r)| (i as f64, short(r.znodes))).collect(),
         x_title: "znodes in the tree".into(),
         y_title: "latency".into(),
         y_label: |y| render::nanos(y as u64),
@@ -380,6 +390,7 @@ mod tests {
     fn counts_medians_and_reports() {
         assert_eq!([count("0"), count("500k"), count("10M")], [Ok(0), Ok(500_000), Ok(10_000_000)]);
         assert!(count("M").is_err() && count("-1").is_err() && count("99999999999999M").is_err());
+        assert_eq!([0, 1, 500_000, 10_000_000].map(short), ["0", "1", "500 k", "10 M"]);
         let report = json!({"latency_ns": {"p50": 1, "p99": 2, "p99.9": 3}, "errors": {"a": 4}, "unanswered": 1,
                             "connections_lost": 0, "timeline": [{"p99.9": 7}, {"p99.9": 8}]});
         let sample = read(&report);

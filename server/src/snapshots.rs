@@ -58,7 +58,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Failure::Write(e) => f.write_str(&crate::boot::with_causes(e)),
-            Failure::Stopped => f.write_str("the server stops"),
+            Failure::Stopped => f.write_str("given up: the server stops, or its state becomes another one"),
             Failure::Undecided(e) => write!(f, "a snapshot that failed can't be removed: {e}"),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! The walk over the tree is fuzzy, and Apache has no log of ours to repair it with. So it is gathered into a tree of
 //! its own, the log from its start to its end is replayed over that, and the copy is written: writes go on meanwhile,
-//! at the price of a second tree in memory until the answer is sent.
+//! at the price of a second tree in memory until the answer is sent. With `streaming=false` nothing is sent: the server
+//! writes a snapshot of its own, beside requests.
 
 use super::{Answer, Shared};
 use crate::boot::{Nobody, tree_config};
