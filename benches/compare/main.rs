@@ -16,6 +16,7 @@
     reason = "the comments of arguments are their help, and brackets mean optional parts"
 )]
 
+use benches::count;
 use benches::server::{self, Kind, Paths, Running};
 use clap::Parser;
 use serde_json::{Value, json};
@@ -144,16 +145,6 @@ impl FromStr for Case {
     }
 }
 
-/// A count with k or M: decimal, znodes are no bytes.
-fn count(text: &str) -> Option<u64> {
-    let (digits, times) = match text.as_bytes().last()? {
-        b'k' => (&text[..text.len() - 1], 1_000),
-        b'M' => (&text[..text.len() - 1], 1_000_000),
-        _ => (text, 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(times)
-}
-
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.op)?;
@@ -218,15 +209,9 @@ impl Sample {
     }
 }
 
-/// The middle of the samples; of an even number the mean of the two in the middle.
+/// The median of one number of the samples.
 fn median(samples: &[Sample], field: Field) -> f64 {
-    let mut all: Vec<f64> = samples.iter().map(field).collect();
-    all.sort_by(f64::total_cmp);
-    match all.len() {
-        0 => 0.0,
-        n if n.is_multiple_of(2) => (all[n / 2 - 1] + all[n / 2]) / 2.0,
-        n => all[n / 2],
-    }
+    benches::median(samples.iter().map(field).collect())
 }
 
 /// The samples of one case, per server.

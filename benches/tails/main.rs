@@ -14,6 +14,7 @@
     reason = "the comments of arguments are their help, and brackets mean optional parts"
 )]
 
+use benches::median;
 use benches::server::{self, Kind, Paths, Running};
 use clap::Parser;
 use serde_json::Value;
@@ -71,15 +72,9 @@ struct Args {
     seconds_svg: PathBuf,
 }
 
-/// A count with k or M: decimal, znodes are no bytes.
+/// A count of znodes.
 fn count(text: &str) -> Result<u64, String> {
-    let (digits, times) = match text.as_bytes().last() {
-        Some(b'k') => (&text[..text.len() - 1], 1_000),
-        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
-        _ => (text, 1),
-    };
-    let n: Option<u64> = digits.parse().ok();
-    n.and_then(|n| n.checked_mul(times)).ok_or_else(|| format!("'{text}' is no count: write 0, 500k, 10M"))
+    benches::count(text).ok_or_else(|| format!("'{text}' is no count: write 0, 500k, 10M"))
 }
 
 /// A count as short as [`count`] takes it.
@@ -114,11 +109,6 @@ struct Measured {
 }
 
 const PERCENTILES: [&str; 3] = ["p50", "p99", "p99.9"];
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of.get(of.len() / 2).copied().unwrap_or_default()
-}
 
 /// The median over the runs.
 fn latency(samples: &[Sample], percentile: usize) -> f64 {
