@@ -13,6 +13,7 @@ use crate::diskcheck;
 use crate::event_loop::{EventLoop, Message, PerAddress};
 use crate::import::import_apache;
 use crate::log::{LogQueue, Parts, chance, random};
+use crate::memory;
 use crate::peers::PeersConfig;
 use crate::peers::jobs::Recent;
 use crate::peers::net::Net;
@@ -277,10 +278,17 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     core.stats.measure(Measure::Recovery, ns(time), 1);
     core.stats.measure(Measure::RecoveryRecords, replayed, 1);
 
+    // Whoever may apply shares the main heap.
+    let mut serving = memory::Serving::default();
+    let mut serve = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        serving
+            .spawn(name, run)
+            .map_err(|e| Failure::System(format!("the thread {name} can't be started: {e}")))
+    };
     let mut threads = Vec::new();
     for (index, event_loop) in loops.into_iter().enumerate() {
         let core = core.clone();
-        threads.push(spawn(format!("loop-{index}"), move || event_loop.run(&core))?);
+        threads.push(serve(&format!("loop-{index}"), Box::new(move || event_loop.run(&core)))?);
     }
     let preparer = log.preparer;
     spawn("preparer".into(), move || {
@@ -289,9 +297,9 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
             std::process::exit(i32::from(Failure::LOG_WRITE));
         }
     })?;
-    let log_thread = spawn("log".into(), {
+    let log_thread = serve("log", {
         let core = core.clone();
-        move || core.log.run(&core)
+        Box::new(move || core.log.run(&core))
     })?;
     let snapshot_thread = spawn("snapshot".into(), {
         let core = core.clone();
@@ -305,9 +313,11 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         None => None,
         Some(net) => {
             let core = core.clone();
-            Some(spawn("peers".into(), move || net.run(&core))?)
+            Some(serve("peers", Box::new(move || net.run(&core)))?)
         }
     };
+    drop(serving);
+    spawn("memory".into(), memory::keep_ahead)?;
     // What the node wants to begin with.
     core.pump_aside();
     match address {

@@ -1,6 +1,7 @@
 //! The command line of `falconerd`, and the way from there to a running server and back.
 
 use crate::boot::{self, Failure};
+use crate::memory;
 use crate::version;
 use config::{Env, Invocation, RawConfig, Settings};
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ pub fn run(mut arguments: Vec<String>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     start_logging();
+    memory::begin();
     for finding in findings.iter().filter(|f| f.level == config::Level::Warning) {
         tracing::warn!("{finding}");
     }

@@ -18,8 +18,8 @@
 //!  client bytes ── Conn::flush, by the thread that stepped
 //! ```
 //!
-//! Threads: the event loops, the log thread, the preparer of segments, the snapshot thread, the one that waits for
-//! signals. Death of any of them ends the process.
+//! Threads: the event loops, the log thread, the preparer of segments, the snapshot thread, the one that makes memory ready,
+//! the one that waits for signals. Death of any of them ends the process.
 
 pub mod accounting;
 pub mod admin;
@@ -36,6 +36,7 @@ pub mod history;
 pub mod import;
 pub mod limits;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod outlet;
 pub mod peers;

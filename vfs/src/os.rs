@@ -1,4 +1,4 @@
-//! Directories and files of the operating system.
+//! Directories and files of the operating system, priorities of threads, and the heap.
 
 use crate::device::Blocking;
 use crate::{Access, BLOCK, DeviceKind, Dir, Entry, File, Handle, Lock, LogDevice, Shape, sys, uring::Uring};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use sys::{can_step_back, raise_priority, run_when_idle};
+pub use sys::{can_step_back, heap, raise_priority, run_when_idle};
 
 /// A directory.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! The fenced module: every `unsafe` of the project, each with its proof.
 
+pub mod heap;
 mod ring;
 
 pub(crate) use ring::{Moved, Ring};
