@@ -528,7 +528,8 @@ impl Core {
             // When the server stops there are no loops any more, and what is left has an end.
             if rounds == most && !self.stopping.load(Ordering::Relaxed) {
                 // While others bring more work than is done here, whoever is here would never get back to its own.
-                let next = event_loop::current().unwrap_or_else(|| self.next_loop());
+                let next =
+                    self.sleeping_loop().or_else(event_loop::current).unwrap_or_else(|| self.next_loop());
                 self.loops[next].send(Message::Pump);
                 return false;
             }
@@ -593,6 +594,13 @@ impl Core {
             }
             let replies = step.replies.load(Ordering::Relaxed);
             let mut touched = step.touched.into_inner();
+            if more
+                && !touched.is_empty()
+                && let Some(other) = self.sleeping_loop()
+            {
+                // It steps the next round while this thread writes the replies of the last one.
+                self.loops[other].send(Message::Pump);
+            }
             if touched.len() >= limits::FLUSH_ALONE && self.loops.len() > 1 {
                 // A fan-out: each loop writes to its own sockets, all cores at once. The others are woken first.
                 let here = event_loop::current();
@@ -619,13 +627,23 @@ impl Core {
         }
     }
 
+    /// A loop that has nothing to do.
+    fn sleeping_loop(&self) -> Option<usize> {
+        self.loops.iter().position(LoopHandle::sleeps)
+    }
+
+    /// A loop for work that any of them could do: one that has nothing to do, else each in turn.
+    pub fn free_loop(&self) -> usize {
+        self.sleeping_loop().unwrap_or_else(|| self.next_loop())
+    }
+
     /// Whether a thread steps the node: it sees whatever was put into the inbox before this was asked.
     pub fn is_stepping(&self) -> bool {
         self.node.is_locked()
     }
 
     /// A loop for work that any of them could do, each in turn.
-    pub fn next_loop(&self) -> usize {
+    fn next_loop(&self) -> usize {
         self.next_loop.fetch_add(1, Ordering::Relaxed) % self.loops.len()
     }
 

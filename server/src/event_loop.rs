@@ -56,12 +56,19 @@ pub struct LoopHandle {
     pub place: Place,
     /// When the loop began its last round, ms of the monotonic clock.
     seen: AtomicU64,
+    /// It waits for something to happen, or is about to.
+    sleeps: AtomicBool,
 }
 
 impl LoopHandle {
     /// When the loop began its last round, in ms of the monotonic clock. A healthy one comes round every second.
     pub fn seen_ms(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Whether the loop has nothing to do. It may have by the time it is asked.
+    pub fn sleeps(&self) -> bool {
+        self.sleeps.load(Ordering::Relaxed)
     }
 
     /// Leaves a message and wakes the loop, once for all messages until it looks.
@@ -189,6 +196,7 @@ impl EventLoop {
             waker,
             notified: AtomicBool::new(false),
             place: Place::default(),
+            sleeps: AtomicBool::new(false),
             seen: AtomicU64::new(u64::MAX),
         };
         let it = EventLoop {
@@ -213,14 +221,17 @@ impl EventLoop {
         let mut events = Events::with_capacity(1024);
         while !core.stopping.load(Ordering::Relaxed) {
             let timeout = self.timeout(core);
-            core.loops[self.index].place.note();
+            let handle = &core.loops[self.index];
+            handle.place.note();
+            handle.sleeps.store(!timeout.is_zero(), Ordering::Relaxed);
             match self.poll.poll(&mut events, Some(timeout)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => panic!("event loop {}: epoll fails: {e}", self.index),
             }
+            handle.sleeps.store(false, Ordering::Relaxed);
             let now = core.clock().mono();
-            core.loops[self.index].seen.store(now.as_ms(), Ordering::Relaxed);
+            handle.seen.store(now.as_ms(), Ordering::Relaxed);
             let mut wake = false;
             let mut accept = false;
             for event in &events {

@@ -394,7 +394,7 @@ impl LogQueue {
             // One round: what it prepares is to be written while a loop goes on.
             core.pump_rounds(1);
         } else if !core.is_stepping() {
-            core.loops[core.next_loop()].send(Message::Pump);
+            core.loops[core.free_loop()].send(Message::Pump);
         }
         if self.queued.load(Ordering::SeqCst) > 0 {
             self.wake_thread();
