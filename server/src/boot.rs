@@ -290,16 +290,24 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         let core = core.clone();
         threads.push(serve(&format!("loop-{index}"), Box::new(move || event_loop.run(&core)))?);
     }
+    let log_thread = serve("log", {
+        let core = core.clone();
+        Box::new(move || core.log.run(&core))
+    })?;
+    let peers_thread = match net {
+        None => None,
+        Some(net) => {
+            let core = core.clone();
+            Some(serve("peers", Box::new(move || net.run(&core)))?)
+        }
+    };
+    drop(serving);
     let preparer = log.preparer;
     spawn("preparer".into(), move || {
         if let Err(e) = preparer.run() {
             tracing::error!("segments can't be prepared any more, the server stops: {}", with_causes(&e));
             std::process::exit(i32::from(Failure::LOG_WRITE));
         }
-    })?;
-    let log_thread = serve("log", {
-        let core = core.clone();
-        Box::new(move || core.log.run(&core))
     })?;
     let snapshot_thread = spawn("snapshot".into(), {
         let core = core.clone();
@@ -309,15 +317,12 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         let core = core.clone();
         spawn("history".into(), move || core.history.run(&core, disk))?;
     }
-    let peers_thread = match net {
-        None => None,
-        Some(net) => {
-            let core = core.clone();
-            Some(serve("peers", Box::new(move || net.run(&core)))?)
-        }
-    };
-    drop(serving);
-    spawn("memory".into(), memory::keep_ahead)?;
+    // Without it everything is as right, and a little slower.
+    if memory::is_in_use()
+        && let Err(e) = spawn("memory".into(), memory::keep_ahead)
+    {
+        tracing::debug!("{e}");
+    }
     // What the node wants to begin with.
     core.pump_aside();
     match address {

@@ -66,9 +66,9 @@ impl LoopHandle {
         self.seen.load(Ordering::Relaxed)
     }
 
-    /// Whether the loop has nothing to do. It may have by the time it is asked.
+    /// Whether the loop has nothing to do, and nobody has woken it yet. It may have by the time it is asked.
     pub fn sleeps(&self) -> bool {
-        self.sleeps.load(Ordering::Relaxed)
+        self.sleeps.load(Ordering::Relaxed) && !self.notified.load(Ordering::Relaxed)
     }
 
     /// Leaves a message and wakes the loop, once for all messages until it looks.

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! Threads: the event loops, the log thread, the preparer of segments, the snapshot thread, the one that makes memory ready,
-//! the one that waits for signals. Death of any of them ends the process.
+//! the one that waits for signals. Death of any of them by a panic ends the process.
 
 pub mod accounting;
 pub mod admin;

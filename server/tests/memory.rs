@@ -1,14 +1,16 @@
-//! Who serves shares the main heap. In a process of its own, for heaps belong to processes.
+//! Who serves shares the main heap. Without a harness, for heaps are told apart by the process's first thread.
 
 use std::sync::mpsc::channel;
 
-#[test]
-#[cfg(target_env = "gnu")]
-fn threads_that_serve_share_the_main_heap() {
+fn main() {
     server::memory::begin();
+    if !server::memory::is_in_use() {
+        println!("not with this C library: nothing to test");
+        return;
+    }
     // Heaps that others left behind, as a start's loaders do.
     std::thread::scope(|s| {
-        for _ in 0..3 {
+        for _ in 0..2 {
             s.spawn(|| {
                 assert!(
                     !vfs::os::heap::is_on_main(),
