@@ -28,6 +28,8 @@ use engine::{Applier, PrepConfig, Tree, TreeConfig};
 use node::{Config, Node};
 use proto::txn::RecordBatch;
 use proto::{ConnId, ServerId, Zxid};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
 use snapshot::{Catalogue, Policy};
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -278,6 +280,8 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
     core.stats.measure(Measure::Recovery, ns(time), 1);
     core.stats.measure(Measure::RecoveryRecords, replayed, 1);
 
+    // Before anybody is served: who is told to stop right after that stops as always, and hands over before.
+    let signals = watch_signals()?;
     // Whoever may apply shares the main heap.
     let mut serving = memory::Serving::default();
     let mut serve = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -338,7 +342,7 @@ pub fn serve(settings: Settings, properties: Vec<(String, String)>) -> Result<()
         .map_or("no clientPort: nobody can reach this server".into(), |a| format!("serving clients on {a}"));
     service_manager::ready(&core, &serving)?;
 
-    wait_for_signal()?;
+    wait_for_signal(signals);
     tracing::info!("stopping");
     if core.settings.operations.audit {
         audit::server("serverStop", "invoked");
@@ -411,10 +415,14 @@ fn join(thread: std::thread::JoinHandle<()>) {
     let _ = thread.join();
 }
 
-fn wait_for_signal() -> Result<(), Failure> {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2])
-        .map_err(|e| Failure::System(format!("signals can't be watched: {e}")))?;
+/// From here on a signal ends the process only by way of [`wait_for_signal`].
+fn watch_signals() -> Result<Signals, Failure> {
+    Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2])
+        .map_err(|e| Failure::System(format!("signals can't be watched: {e}")))
+}
+
+/// Returns when the server is told to stop, and changes what is logged meanwhile.
+fn wait_for_signal(mut signals: Signals) {
     for signal in signals.forever() {
         let filter = match signal {
             SIGUSR1 => "debug".to_owned(),
@@ -425,7 +433,6 @@ fn wait_for_signal() -> Result<(), Failure> {
             tracing::warn!("{why}");
         }
     }
-    Ok(())
 }
 
 fn dir_failure(path: &Path, doing: &str, e: &std::io::Error) -> Failure {

@@ -5,7 +5,9 @@ mod support;
 use proto::client::OpCode;
 use proto::jute::Put;
 use proto::{SessionId, Xid};
-use std::process::Command;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::{Client, Server, TempDir, create_body, path_watch, set_body, write_config};
 
@@ -62,6 +64,34 @@ fn a_clean_stop_and_a_second_server_on_the_same_directory() {
     let server = Server::start(&cfg);
     let mut c = Client::connect(server.port, 10_000);
     assert_eq!(c.get("/kept", false).unwrap().0, b"x");
+}
+
+/// Whoever has had an answer may stop the server: the signal once ended the process, without a clean stop, for some ms yet.
+#[test]
+fn a_server_that_has_just_begun_to_answer_stops_cleanly() {
+    let dir = TempDir::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let cfg = dir.path().join("zoo.cfg");
+    let data = dir.path().join("data");
+    let text = format!(
+        "clientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\nadmin.enableServer=false\n",
+        data.display()
+    );
+    std::fs::write(&cfg, text).unwrap();
+    for _ in 0..10 {
+        let mut server =
+            Command::new(env!("CARGO_BIN_EXE_falconerd")).arg(&cfg).stderr(Stdio::null()).spawn().unwrap();
+        let answered = || {
+            let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+            socket.write_all(b"srvr")?;
+            socket.read_to_end(&mut Vec::new())
+        };
+        while !answered().is_ok_and(|n| n > 0) {
+            assert_eq!(server.try_wait().unwrap(), None, "the server ended before it served");
+        }
+        assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+    }
 }
 
 #[test]
