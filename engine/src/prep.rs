@@ -20,7 +20,7 @@ mod quota;
 mod sessions;
 
 use crate::acl::{self, Identity, Schemes};
-use crate::digest::node_digest;
+use crate::digest::{node_digest, stat_block};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::{NodeView, Tree};
 use outstanding::{Acl, Node, Outstanding};
@@ -680,19 +680,6 @@ fn restat_digest(digest: u32, before: &StatPersisted, after: &StatPersisted) -> 
     let mut plain = crc32fast::Hasher::new_with_initial(u32::MAX);
     plain.update(&difference[start..]);
     digest ^ !plain.finalize()
-}
-
-/// The stat as the digest reads it (semantics, section 12).
-fn stat_block(s: &StatPersisted) -> [u8; StatPersisted::LEN] {
-    let mut block = [0; StatPersisted::LEN];
-    for (field, long) in block.chunks_exact_mut(8).zip([s.czxid, s.mzxid, s.pzxid, s.ctime, s.mtime]) {
-        field.copy_from_slice(&long.to_be_bytes());
-    }
-    for (field, int) in block[40..52].chunks_exact_mut(4).zip([s.version, s.cversion, s.aversion]) {
-        field.copy_from_slice(&int.to_be_bytes());
-    }
-    block[52..].copy_from_slice(&s.ephemeral_owner.to_be_bytes());
-    block
 }
 
 fn is_outside_digest(path: &str) -> bool {

@@ -43,7 +43,7 @@ impl Node {
         conn: ConnId,
         session: SessionId,
         xid: Xid,
-        identity: Arc<Identity>,
+        identity: &Arc<Identity>,
         op: OpCode,
         body: &[u8],
     ) {
@@ -54,10 +54,10 @@ impl Node {
         if self.zab.next_zxid().is_none() {
             self.in_flight_bytes += body.len();
             let op = DeferredOp::Client(op, body.into());
-            let write = DeferredWrite { origin, session, cxid: xid, identity, op };
+            let write = DeferredWrite { origin, session, cxid: xid, identity: identity.clone(), op };
             return self.deferred.push_back(Deferred::Write(write));
         }
-        self.propose_client(now, origin, session, xid, &identity, op, body);
+        self.propose_client(now, origin, session, xid, identity, op, body);
     }
 
     /// A sync stands behind everything proposed before it, and behind the answer of a quorum that this server still leads:

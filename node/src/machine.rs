@@ -121,7 +121,7 @@ pub enum Input<'a> {
         /// Its number of the request.
         xid: Xid,
         /// Who asks.
-        identity: Arc<Identity>,
+        identity: &'a Arc<Identity>,
         /// The operation.
         op: OpCode,
         /// Its body.
@@ -817,7 +817,7 @@ impl Node {
         conn: ConnId,
         session: SessionId,
         xid: Xid,
-        identity: Arc<Identity>,
+        identity: &Arc<Identity>,
         op: OpCode,
         body: &[u8],
         clients: &dyn Clients,
@@ -826,6 +826,7 @@ impl Node {
             && let Some(held) = self.held.get_mut(&conn)
         {
             self.in_flight_bytes += body.len();
+            let identity = identity.clone();
             return held.push_back(Held::Write { session, xid, identity, op, body: body.into() });
         }
         if let Err(why) = self.may_ask(conn, session) {
@@ -838,7 +839,7 @@ impl Node {
             _ if op == OpCode::CloseSession && is_local() => self.close_local(conn, session, xid, clients),
             Service::Leading => self.lead_write(now, conn, session, xid, identity, op, body),
             Service::Following | Service::Observing => {
-                self.forward_write(conn, session, xid, &identity, op, body);
+                self.forward_write(conn, session, xid, identity, op, body);
             }
         }
     }
@@ -880,7 +881,7 @@ impl Node {
             match next {
                 Held::Write { session, xid, identity, op, body } => {
                     self.in_flight_bytes -= body.len();
-                    self.handle_write(now, conn, session, xid, identity, op, &body, clients);
+                    self.handle_write(now, conn, session, xid, &identity, op, &body, clients);
                 }
                 Held::Sync { session, xid, path } => {
                     self.in_flight_bytes -= path.len();

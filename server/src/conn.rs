@@ -190,6 +190,11 @@ impl Conn {
         self.identity.read().clone()
     }
 
+    /// Who the client is, for a call that does not keep it.
+    pub fn with_identity<R>(&self, f: impl FnOnce(&Arc<Identity>) -> R) -> R {
+        f(&self.identity.read())
+    }
+
     /// The client has proved to be more than it was.
     pub fn set_identity(&self, identity: Arc<Identity>) {
         *self.identity.write() = identity;

@@ -37,6 +37,7 @@ use proto::session::password;
 use proto::txn::{Record, RecordBatch, TxnHeader};
 use proto::{Code, ConnId, Durable, DurableEpochs, Instant, LinkId, ServerId, SessionId, WallMs, Xid, Zxid};
 use rustix::thread::CpuSet;
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -82,8 +83,8 @@ pub struct Core {
     pub requests: Requests,
     /// The last minutes.
     pub history: History,
-    /// Requests that wait for their reply.
-    pub outstanding: AtomicUsize,
+    /// Requests that wait for their reply; see [`Core::outstanding`].
+    outstanding: AtomicI64,
     /// The server stops.
     pub stopping: AtomicBool,
     started: Instant,
@@ -275,7 +276,7 @@ impl Core {
             saturated: AtomicBool::new(false),
             log_full: AtomicBool::new(false),
             next_tick,
-            outstanding: AtomicUsize::new(0),
+            outstanding: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
             started: clock.mono(),
             clock,
@@ -380,11 +381,12 @@ impl Core {
         conn: ConnId,
         session: SessionId,
         xid: Xid,
-        identity: Arc<Identity>,
+        identity: &Arc<Identity>,
         op: OpCode,
         body: &[u8],
     ) {
         let mut inbox = self.inbox.lock();
+        let identity = inbox.place_of(identity);
         let start = inbox.bytes.len();
         inbox.bytes.extend_from_slice(body);
         let end = inbox.bytes.len();
@@ -495,6 +497,19 @@ impl Core {
         self.submit_peer(Input::HandOver);
     }
 
+    /// Requests that wait for their reply.
+    pub fn outstanding(&self) -> u64 {
+        // Whoever reads requests counts them a turn at a time: some may be answered before they are counted.
+        self.outstanding.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// Requests were taken that are to be answered later, or, below zero, won't be answered any more.
+    pub fn count_outstanding(&self, change: i64) {
+        if change != 0 {
+            self.outstanding.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes that wait for the node.
     pub fn inbox_bytes(&self) -> usize {
         self.inbox.lock().bytes.len()
@@ -540,13 +555,13 @@ impl Core {
             let waited = work.refill(&mut self.inbox.lock());
             let now = self.clock.now();
             let step = Step::new(self, now.mono);
-            let Inbox { durable, items, bytes } = work;
+            let Inbox { durable, items, bytes, identities } = work;
             let node = &mut stepper_ref.node;
             let mut laps = Laps::new(self, node, now.mono, waited);
             let round = limits::ROUND_ITEMS.min(items.len());
             for mut item in durable.take().map(Item::Persisted).into_iter().chain(items.drain(..round)) {
                 laps.next(&item, bytes, node, &step);
-                node.step(now, item.as_input(bytes), &step);
+                node.step(now, item.as_input(bytes, identities), &step);
                 laps.done(node);
             }
             let more = !items.is_empty();
@@ -592,7 +607,8 @@ impl Core {
             if asked {
                 self.run_tasks();
             }
-            let replies = step.replies.load(Ordering::Relaxed);
+            let replies = step.replies.get();
+            self.count_outstanding(-(replies as i64));
             let mut touched = step.touched.into_inner();
             if more
                 && !touched.is_empty()
@@ -894,7 +910,9 @@ impl Core {
 
     /// Tells the owner of a paused connection to look again, once.
     fn wake_if_paused(&self, conn: &Conn) {
-        if conn.paused.swap(false, Ordering::AcqRel) {
+        // Nearly always it is not. Whoever pauses looks again at what it paused for, behind a lock that the caller has held
+        // since, and so does not miss this.
+        if conn.paused.load(Ordering::Acquire) && conn.paused.swap(false, Ordering::AcqRel) {
             self.loops[conn.owner].send(Message::Resume(conn.id));
         }
     }
@@ -1053,7 +1071,7 @@ impl<'a> Laps<'a> {
             // Only where something was done: most changes of kind are at the very beginning.
             if self.core.stats.is_detailed() && (self.records != [0; 2] || node.in_flight() > 0) {
                 self.turn(run);
-                step.now.store(self.began.0, Ordering::Relaxed);
+                step.now.set(self.began);
             }
             self.run = run;
         }
@@ -1144,14 +1162,16 @@ impl<'a> Laps<'a> {
 /// The connections during one round of steps.
 struct Step<'a> {
     core: &'a Core,
-    /// When the run of items began, in ns.
-    now: AtomicU64,
+    /// When the run of items began.
+    now: Cell<Instant>,
     /// Replies given.
-    replies: AtomicU64,
+    replies: Cell<u64>,
     /// The event that is being delivered, and to how many so far.
-    event: Mutex<(EventKey, u64)>,
+    event: Cell<(EventKey, u64)>,
     /// Connections with something to flush, each once.
-    touched: Mutex<Vec<Arc<Conn>>>,
+    touched: RefCell<Vec<Arc<Conn>>>,
+    /// The connection that was told last: replies come in runs.
+    last: RefCell<Option<Arc<Conn>>>,
 }
 
 /// What the frames of one event share: length, zxid and kind.
@@ -1161,15 +1181,20 @@ impl<'a> Step<'a> {
     fn new(core: &'a Core, now: Instant) -> Step<'a> {
         Step {
             core,
-            now: AtomicU64::new(now.0),
-            replies: AtomicU64::new(0),
-            event: Mutex::default(),
-            touched: Mutex::default(),
+            now: Cell::new(now),
+            replies: Cell::new(0),
+            event: Cell::default(),
+            touched: RefCell::default(),
+            last: RefCell::default(),
         }
     }
 
-    fn now(&self) -> Instant {
-        Instant(self.now.load(Ordering::Relaxed))
+    /// The connection `id`, while it lives.
+    fn conn(&self, id: ConnId) -> Option<Ref<'_, Arc<Conn>>> {
+        if self.last.borrow().as_ref().is_none_or(|c| c.id != id) {
+            *self.last.borrow_mut() = Some(self.core.conns.get(id)?);
+        }
+        Ref::filter_map(self.last.borrow(), Option::as_ref).ok()
     }
 
     /// Counts a frame of an event; watchers of the same event get theirs one after the other.
@@ -1181,12 +1206,13 @@ impl<'a> Step<'a> {
             return;
         };
         let key = (*len, zxid.try_into().expect("eight bytes"), kind);
-        let mut event = self.event.lock();
-        if event.0 != key {
-            self.end_event(*event);
-            *event = (key, 0);
+        let (last, watchers) = self.event.get();
+        if last == key {
+            self.event.set((key, watchers + 1));
+        } else {
+            self.end_event((last, watchers));
+            self.event.set((key, 1));
         }
-        event.1 += 1;
     }
 
     fn end_event(&self, ((_, _, kind), watchers): (EventKey, u64)) {
@@ -1202,25 +1228,33 @@ impl<'a> Step<'a> {
 
     /// The last event of the round is delivered.
     fn end_events(&self) {
-        let event = std::mem::take(&mut *self.event.lock());
-        self.end_event(event);
+        self.end_event(self.event.take());
     }
 }
 
 impl Step<'_> {
-    fn touch(&self, conn: Arc<Conn>) {
+    /// Something was appended to the outbox of `conn`. Whoever takes the mark away looks into the outbox afterwards, behind
+    /// its lock: if the mark is still seen here, what was appended will be seen there.
+    fn touch(&self, conn: &Arc<Conn>) {
+        if !conn.marked.load(Ordering::Acquire) {
+            self.touch_to_close(conn);
+        }
+    }
+
+    /// `conn` is to be closed when its outbox is empty. No lock orders that wish and the look at the mark.
+    fn touch_to_close(&self, conn: &Arc<Conn>) {
         if !conn.marked.swap(true, Ordering::AcqRel) {
-            self.touched.lock().push(conn);
+            self.touched.borrow_mut().push(conn.clone());
         }
     }
 }
 
 impl Audience for Step<'_> {
     fn deliver(&self, to: ConnId, frame: &[u8]) {
-        if let Some(conn) = self.core.conns.get(to) {
+        if let Some(conn) = self.conn(to) {
             conn.append(&mut |out| out.extend_from_slice(frame));
             self.count_event(frame);
-            self.touch(conn);
+            self.touch(&conn);
         }
     }
 
@@ -1231,15 +1265,16 @@ impl Audience for Step<'_> {
 
 impl Clients for Step<'_> {
     fn reply(&self, to: ConnId, xid: Xid, zxid: Zxid, reply: &WriteReply<'_>) {
-        let Some(conn) = self.core.conns.get(to) else { return };
+        let Some(conn) = self.conn(to) else { return };
         let mut state = conn.gate.lock();
         let Some((op, received)) = state.gate.complete(xid) else { return };
         state.places.answered();
         conn.append(&mut |out| reply.encode_frame(out, xid, zxid));
-        let ns = self.core.note_reply(&conn, op, xid, zxid, received, self.now());
+        let now = self.now.get();
+        let ns = self.core.note_reply(&conn, op, xid, zxid, received, now);
         self.core.stats.replied(Measure::Update, ns, 1);
         if self.core.requests.is_slow(ns) {
-            self.core.requests.slow_write(self.core, &conn, op, zxid, received, self.now());
+            self.core.requests.slow_write(self.core, &conn, op, zxid, received, now);
         }
         if state.audit.front().is_some_and(|(of, _)| *of == xid)
             && let Some((_, note)) = state.audit.pop_front()
@@ -1257,8 +1292,8 @@ impl Clients for Step<'_> {
             if conn.is_cut() {
                 continue;
             }
-            let kind = self.core.answer_locally(&conn, &request, received, self.now());
-            let ns = self.now().0.saturating_sub(received.0);
+            let kind = self.core.answer_locally(&conn, &request, received, now);
+            let ns = now.0.saturating_sub(received.0);
             self.core.stats.replied(kind, ns, 1);
             if self.core.stats.is_detailed()
                 && let Ok(header) = RequestHeader::decode(&mut Reader::new(&request))
@@ -1275,18 +1310,17 @@ impl Clients for Step<'_> {
             }
         }
         tally.flush(&self.core.namespaces);
-        self.core.outstanding.fetch_sub(done, Ordering::Relaxed);
-        self.replies.store(self.replies.load(Ordering::Relaxed) + done as u64, Ordering::Relaxed);
+        self.replies.set(self.replies.get() + done);
         let resume = !state.gate.is_full();
         drop(state);
         if resume {
             self.core.wake_if_paused(&conn);
         }
-        self.touch(conn);
+        self.touch(&conn);
     }
 
     fn connected(&self, to: ConnId, outcome: Handshake) {
-        let Some(conn) = self.core.conns.get(to) else { return };
+        let Some(conn) = self.conn(to) else { return };
         let asked = conn.gate.lock().read_only;
         // The answer first: the owner runs pipelined requests as soon as it sees the session, and a flush cuts a
         // closing connection as soon as it is empty.
@@ -1308,18 +1342,18 @@ impl Clients for Step<'_> {
         }
         self.core.stats.replied(Measure::Other, 0, 1);
         self.core.loops[conn.owner].send(Message::Resume(conn.id));
-        self.touch(conn);
+        self.touch_to_close(&conn);
     }
 
     fn close(&self, to: ConnId, why: CloseReason) {
-        let Some(conn) = self.core.conns.get(to) else { return };
+        let Some(conn) = self.conn(to) else { return };
         tracing::debug!(peer = %conn.peer, ?why, "closing a connection");
         if why == CloseReason::NotServing {
             self.core.stats.add(Counter::NotServed, 1);
         }
         conn.gate.lock().gate.end();
         conn.close_when_flushed();
-        self.touch(conn);
+        self.touch_to_close(&conn);
     }
 }
 

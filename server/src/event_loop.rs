@@ -152,6 +152,8 @@ struct Taken {
     reads: u64,
     /// Pings answered at once.
     pings: u64,
+    /// Requests that are answered later.
+    later: i64,
     /// The operation of the last requests, and how many of them.
     run: Option<(OpCode, u64)>,
 }
@@ -427,7 +429,7 @@ impl EventLoop {
         {
             let mut state = conn.gate.lock();
             state.gate.end();
-            core.outstanding.fetch_sub(state.gate.len(), Ordering::Relaxed);
+            core.count_outstanding(-(state.gate.len() as i64));
             state.places = Places::default();
         }
         core.tree.drop_connection(conn.id);
@@ -484,7 +486,8 @@ impl EventLoop {
 impl Owned {
     /// Counts what the turn took, and writes out what it answered. Returns the time.
     fn finish_turn(&mut self, core: &Core, now: Instant) -> Instant {
-        let Taken { at, since, reads, pings, run } = self.taken;
+        let Taken { at, since, reads, pings, later, run } = self.taken;
+        core.count_outstanding(later);
         if let Some((op, n)) = run {
             core.stats.operations_asked(op, n);
         }
@@ -716,7 +719,6 @@ impl Owned {
             _ => {}
         }
         let mut state = conn.gate.lock();
-        core.outstanding.fetch_add(1, Ordering::Relaxed);
         let needs_log = op != OpCode::CloseSession || !session.touch.is_local();
         let ordered = match op {
             OpCode::Sync => match r.string() {
@@ -735,15 +737,8 @@ impl Owned {
                         state.audit.push_back((header.xid, note));
                     }
                     state.gate.admit_ordered(header.xid, header.op, now);
-                    core.submit_write(
-                        self.taken.at,
-                        conn.id,
-                        session.id,
-                        header.xid,
-                        conn.identity(),
-                        op,
-                        body,
-                    );
+                    let (at, xid) = (self.taken.at, header.xid);
+                    conn.with_identity(|i| core.submit_write(at, conn.id, session.id, xid, i, op, body));
                     true
                 }
                 _ => false,
@@ -751,6 +746,7 @@ impl Owned {
         };
         let counted = core.stats.is_detailed() && self.tally.enter(op, body, &core.namespaces);
         if ordered {
+            self.taken.later += 1;
             state.places.admit(counted.then(|| self.tally.name()));
             if counted {
                 self.tally.write(payload.len() as u64);
@@ -768,8 +764,8 @@ impl Owned {
             if counted {
                 self.tally.read(conn.outlet.sent.appended.load(Ordering::Relaxed));
             }
-            core.outstanding.fetch_sub(1, Ordering::Relaxed);
         } else {
+            self.taken.later += 1;
             core.stats.measure(Measure::BehindWrites, state.gate.len() as u64, 1);
             // Counted when it is answered, maybe by another thread.
             state.gate.admit_local(payload, now);

@@ -283,7 +283,7 @@ fn srvr(core: &Core, clients_for: Option<&Conn>, out: &mut String) -> std::fmt::
     writeln!(out, "Received: {}", s.get(Counter::Received))?;
     writeln!(out, "Sent: {}", s.packets_sent())?;
     writeln!(out, "Connections: {}", core.conns.count())?;
-    writeln!(out, "Outstanding: {}", core.outstanding.load(Ordering::Relaxed))?;
+    writeln!(out, "Outstanding: {}", core.outstanding())?;
     writeln!(out, "Zxid: {}", core.tree.applied())?;
     writeln!(out, "Mode: {}", mode(core))?;
     writeln!(out, "Node count: {}", core.tree.stats().znodes)

@@ -13,7 +13,7 @@ use node::stage::Stage;
 use parking_lot::Mutex;
 use proto::{ServerId, WallMs};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
 /// A second.
@@ -311,7 +311,7 @@ fn sample(core: &Core, number: u64, before: &Before, now: &Before) -> Sample {
         sync: Spread::of(&part(stages + 3)),
         batch: part(stages + 4).mean(),
         connections: core.conns.count() as u64,
-        outstanding: core.outstanding.load(Relaxed) as u64,
+        outstanding: core.outstanding(),
         events: counter(0),
         errors: counter(1),
         received_bytes: counter(2),

@@ -286,7 +286,7 @@ pub fn gauges(core: &Core, process: &Process) -> Vec<(&'static str, Number)> {
         ("packets_received", int(core.stats.get(Counter::Received))),
         ("packets_sent", int(core.stats.packets_sent())),
         ("num_alive_connections", int(core.conns.count() as u64)),
-        ("outstanding_requests", int(core.outstanding.load(Ordering::Relaxed) as u64)),
+        ("outstanding_requests", int(core.outstanding())),
         ("uptime", int(core.uptime_ms())),
         ("znode_count", int(t.znodes)),
         ("watch_count", int(t.watches)),

@@ -1005,7 +1005,7 @@ impl Server {
             let input = Input::Sync { conn: ConnId(conn), session, xid: header.xid, path: &path };
             p.node.step(now, input, &*lines);
         } else {
-            let identity = lines.identity();
+            let identity = &lines.identity();
             let xid: Xid = header.xid;
             p.node.step(now, Input::Write { conn: ConnId(conn), session, xid, identity, op, body }, &*lines);
         }

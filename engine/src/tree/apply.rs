@@ -360,8 +360,7 @@ impl<'t, 's> Scope<'t, 's> {
         let zxid = record.header.zxid;
         let digests = tree.config.digest_enabled;
         let wanted = differs(fuzzy, zxid, tree.applied(), digest, record.digest).filter(|_| digests);
-        tree.znodes.fetch_add(self.znodes as u64, Ordering::Relaxed);
-        tree.data_bytes.fetch_add(self.data_bytes as u64, Ordering::Relaxed);
+        self.count();
         let mut mark = tree.mark.lock();
         mark.pass(zxid, digest, digests && fuzzy.is_none());
         if let Some(wanted) = wanted {
@@ -375,9 +374,17 @@ impl<'t, 's> Scope<'t, 's> {
 
     /// Ends a change that is no txn. Returns the digest of the tree.
     fn close(self, digest: i64) -> i64 {
-        self.tree.znodes.fetch_add(self.znodes as u64, Ordering::Relaxed);
-        self.tree.data_bytes.fetch_add(self.data_bytes as u64, Ordering::Relaxed);
+        self.count();
         digest.wrapping_add(self.digest)
+    }
+
+    /// Counts what came and went: nothing, for most values that are set.
+    fn count(&self) {
+        for (all, change) in [(&self.tree.znodes, self.znodes), (&self.tree.data_bytes, self.data_bytes)] {
+            if change != 0 {
+                all.fetch_add(change as u64, Ordering::Relaxed);
+            }
+        }
     }
 
     fn run<'r>(&mut self, txn: &'r Txn<'_>) -> Outcome<'r> {

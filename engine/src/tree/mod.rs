@@ -54,7 +54,7 @@ use std::sync::Arc;
 const CONFIG: &str = "/zookeeper/config";
 
 /// Who hears of changes; implemented by `server` and `sim`.
-pub trait Audience: Sync {
+pub trait Audience {
     /// A whole event frame for a connection, which may be gone already. Called while the touched shards are
     /// locked, before the change can be read: must not wait and must not call back into the tree.
     fn deliver(&self, to: ConnId, frame: &[u8]);

@@ -1161,7 +1161,7 @@ impl World {
     pub fn step_write(&mut self, conn: ConnId, session: SessionId, xid: i32, op: OpCode, body: &[u8]) {
         let (s, _) = self.homes[&conn];
         let identity = Arc::new(Identity::new(vec![proto::acl::Id::new("ip", "127.0.0.1")]));
-        self.step(s, Input::Write { conn, session, xid: Xid(xid), identity, op, body });
+        self.step(s, Input::Write { conn, session, xid: Xid(xid), identity: &identity, op, body });
     }
 
     /// A sync that reaches the node at once.

@@ -325,7 +325,7 @@ impl World {
         let (session, now) = (self.session(conn).unwrap(), self.now);
         self.lines.on(conn, |line| line.gate.admit_ordered(Xid(xid), op.wire(), now));
         let identity = Arc::new(Identity::new(Vec::new()));
-        self.step(Input::Write { conn, session, xid: Xid(xid), identity, op, body });
+        self.step(Input::Write { conn, session, xid: Xid(xid), identity: &identity, op, body });
     }
 
     pub fn sync(&mut self, conn: ConnId, xid: i32, path: &str) {

@@ -413,7 +413,7 @@ fn server_stats(core: &Core, out: &mut Json) {
             "last_processed_zxid": core.tree.applied().to_wire(),
             "provider_null": false,
             "server_state": fourletter::mode(core),
-            "outstanding_requests": core.outstanding.load(Ordering::Relaxed),
+            "outstanding_requests": core.outstanding(),
             "avg_latency": l.average_ms,
             "max_latency": l.max_ms,
             "min_latency": l.min_ms,

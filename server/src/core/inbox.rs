@@ -17,11 +17,22 @@ pub(super) struct Inbox {
     pub(super) items: VecDeque<Item>,
     /// Bodies of the writes, one after the other.
     pub(super) bytes: Vec<u8>,
+    /// Who asks for the writes: each once as long as the same one goes on asking, so that neither who puts a write here nor
+    /// who steps it counts references.
+    pub(super) identities: Vec<Arc<Identity>>,
 }
 
 impl Inbox {
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty() && self.durable.is_none()
+    }
+
+    /// The place of `identity` in [`Inbox::identities`], where it stays until everything that came before is taken out.
+    pub(super) fn place_of(&mut self, identity: &Arc<Identity>) -> usize {
+        if self.identities.last().is_none_or(|last| !Arc::ptr_eq(last, identity)) {
+            self.identities.push(identity.clone());
+        }
+        self.identities.len() - 1
     }
 
     /// Whether the wish to hand leadership over waits here.
@@ -33,6 +44,7 @@ impl Inbox {
     pub(super) fn refill(&mut self, inbox: &mut Inbox) -> usize {
         if self.items.is_empty() {
             self.bytes.clear();
+            self.identities.clear();
             std::mem::swap(inbox, self);
             return self.items.len();
         }
@@ -62,7 +74,8 @@ pub(super) enum Item {
         conn: ConnId,
         session: SessionId,
         xid: Xid,
-        identity: Arc<Identity>,
+        /// A place in [`Inbox::identities`].
+        identity: usize,
         op: OpCode,
         start: usize,
         end: usize,
@@ -123,8 +136,8 @@ impl From<&ConnectRequest<'_>> for OwnedConnect {
 }
 
 impl Item {
-    /// The input that it stands for; its bytes are in `bytes`.
-    pub(super) fn as_input<'a>(&'a mut self, bytes: &'a [u8]) -> Input<'a> {
+    /// The input that it stands for; its bytes are in `bytes` and who asks is in `identities`.
+    pub(super) fn as_input<'a>(&'a mut self, bytes: &'a [u8], identities: &'a [Arc<Identity>]) -> Input<'a> {
         match self {
             Item::Connect { conn, request } => Input::Connect {
                 conn: *conn,
@@ -140,7 +153,7 @@ impl Item {
                 conn: *conn,
                 session: *session,
                 xid: *xid,
-                identity: identity.clone(),
+                identity: &identities[*identity],
                 op: *op,
                 body: &bytes[*start..*end],
             },
