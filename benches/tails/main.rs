@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The load is open: latency counts from the intended time of sending, so that a stall is charged to every request that it held
-//! up. The quiet server never takes a snapshot by itself; in the other runs one is demanded as soon as the last is written.
+//! up. The quiet server never takes a snapshot by itself; in the other runs one is demanded as soon as the last is written, or
+//! streamed out to this process (`--streaming`).
 
 #![allow(
     rustdoc::broken_intra_doc_links,
@@ -49,6 +50,9 @@ struct Args {
     /// Connections
     #[arg(long, default_value_t = 64)]
     connections: u32,
+    /// Have the snapshots streamed out, in Apache's format, instead of written
+    #[arg(long)]
+    streaming: bool,
     /// Measure Apache ZooKeeper as well, up to this size of the tree
     #[arg(long, value_name = "ZNODES", value_parser = count)]
     apache_upto: Option<u64>,
@@ -94,7 +98,7 @@ struct Sample {
     latency: [f64; 3],
     /// p99.9 of each second, ns.
     seconds: Vec<f64>,
-    /// Snapshots written meanwhile.
+    /// Snapshots begun meanwhile.
     snapshots: u32,
     /// Requests that failed, were not answered, or never sent for want of connections.
     errors: f64,
@@ -172,7 +176,8 @@ fn falconer(args: &Args, result: &mut Measured) -> Result<(), Box<dyn Error>> {
         for disturb in order {
             let over = AtomicBool::new(false);
             let sample = std::thread::scope(|scope| -> Result<Sample, Box<dyn Error>> {
-                let snapshots = disturb.then(|| scope.spawn(|| snapshot_until(&admin, &over)));
+                let snapshots =
+                    disturb.then(|| scope.spawn(|| snapshot_until(&admin, args.streaming, &over)));
                 let report = bench(args, &server.addresses());
                 over.store(true, Ordering::Relaxed);
                 let written = snapshots.map(|t| t.join().expect("it does not panic")).transpose()?;
@@ -256,24 +261,27 @@ fn read(report: &Value) -> Sample {
     }
 }
 
-/// Demands snapshots, one after the other, until it is over; how many were written.
-fn snapshot_until(admin: &str, over: &AtomicBool) -> io::Result<u32> {
-    let mut written = 0;
+/// Demands snapshots, one after the other, until it is over; how many were begun, and but for the last ended.
+fn snapshot_until(admin: &str, streaming: bool, over: &AtomicBool) -> io::Result<u32> {
+    let (mut begun, mut piece) = (0, vec![0; 1 << 20]);
     while !over.load(Ordering::Relaxed) {
         let mut stream = TcpStream::connect(admin)?;
         // Whoever may do everything to the root may demand one, and everybody may on a fresh server.
-        stream.write_all(
-            b"GET /commands/snapshot?streaming=false HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-              Authorization: digest tails:tails\r\n\r\n",
+        write!(
+            stream,
+            "GET /commands/snapshot?streaming={streaming} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Authorization: digest tails:tails\r\n\r\n",
         )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if !answer.starts_with("HTTP/1.1 200") {
+        let n = stream.read(&mut piece)?;
+        if !piece[..n].starts_with(b"HTTP/1.1 200") {
+            let answer = String::from_utf8_lossy(&piece[..n]);
             return Err(io::Error::other(format!("no snapshot: {answer}")));
         }
-        written += 1;
+        begun += 1;
+        // What streams out of a large tree may take longer than the run.
+        while !(streaming && over.load(Ordering::Relaxed)) && stream.read(&mut piece)? > 0 {}
     }
-    Ok(written)
+    Ok(begun)
 }
 
 fn table(args: &Args, results: &[Measured]) -> String {

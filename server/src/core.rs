@@ -503,7 +503,7 @@ impl Core {
         self.outstanding.load(Ordering::Relaxed).max(0) as u64
     }
 
-    /// Requests were taken that are to be answered later, or, below zero, won't be answered any more.
+    /// More requests wait for their reply; below zero: some were answered, or never will be.
     pub fn count_outstanding(&self, change: i64) {
         if change != 0 {
             self.outstanding.fetch_add(change, Ordering::Relaxed);
@@ -552,6 +552,7 @@ impl Core {
             let Some(mut stepper) = self.node.try_lock() else { return true };
             let stepper_ref = &mut *stepper;
             let work = &mut stepper_ref.work;
+            work.tidy();
             let waited = work.refill(&mut self.inbox.lock());
             let now = self.clock.now();
             let step = Step::new(self, now.mono);
@@ -568,6 +569,8 @@ impl Core {
             let applied = laps.applied;
             let stepped = laps.end();
             step.end_events();
+            let replies = step.replies.get();
+            self.count_outstanding(-(replies as i64));
             if let Some(began) = applied {
                 self.applied(began);
             }
@@ -607,8 +610,6 @@ impl Core {
             if asked {
                 self.run_tasks();
             }
-            let replies = step.replies.get();
-            self.count_outstanding(-(replies as i64));
             let mut touched = step.touched.into_inner();
             if more
                 && !touched.is_empty()
@@ -892,7 +893,8 @@ impl Core {
 
     /// Writes out what the node has left in the outbox of a connection.
     pub fn flush_touched(&self, conn: &Conn) {
-        conn.marked.store(false, Ordering::Release);
+        // A swap, to see the wish to close the connection of whoever found the mark still there.
+        conn.marked.swap(false, Ordering::AcqRel);
         // The owner may have paused it for what has just left, while another thread was writing.
         if conn.flush() == Flush::Done {
             self.wake_if_paused(conn);
@@ -910,8 +912,8 @@ impl Core {
 
     /// Tells the owner of a paused connection to look again, once.
     fn wake_if_paused(&self, conn: &Conn) {
-        // Nearly always it is not. Whoever pauses looks again at what it paused for, behind a lock that the caller has held
-        // since, and so does not miss this.
+        // Nearly always it is not. The owner looks again after it has paused, under the lock of the gate or of the outbox, and
+        // the caller has just held that lock: one of the two sees what the other did.
         if conn.paused.load(Ordering::Acquire) && conn.paused.swap(false, Ordering::AcqRel) {
             self.loops[conn.owner].send(Message::Resume(conn.id));
         }
@@ -1189,7 +1191,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// The connection `id`, while it lives.
+    /// The connection `id`; one that was told last may have ended since.
     fn conn(&self, id: ConnId) -> Option<Ref<'_, Arc<Conn>>> {
         if self.last.borrow().as_ref().is_none_or(|c| c.id != id) {
             *self.last.borrow_mut() = Some(self.core.conns.get(id)?);
@@ -1233,16 +1235,17 @@ impl<'a> Step<'a> {
 }
 
 impl Step<'_> {
-    /// Something was appended to the outbox of `conn`. Whoever takes the mark away looks into the outbox afterwards, behind
+    /// Something was appended to the outbox of `conn`. Whoever takes the mark away looks into the outbox afterwards, under
     /// its lock: if the mark is still seen here, what was appended will be seen there.
     fn touch(&self, conn: &Arc<Conn>) {
         if !conn.marked.load(Ordering::Acquire) {
-            self.touch_to_close(conn);
+            self.mark(conn);
         }
     }
 
-    /// `conn` is to be closed when its outbox is empty. No lock orders that wish and the look at the mark.
-    fn touch_to_close(&self, conn: &Arc<Conn>) {
+    /// `conn` is to be flushed, or closed when its outbox is empty. That wish is under no lock, so it takes the swap to
+    /// order it before the look of whoever takes the mark away.
+    fn mark(&self, conn: &Arc<Conn>) {
         if !conn.marked.swap(true, Ordering::AcqRel) {
             self.touched.borrow_mut().push(conn.clone());
         }
@@ -1342,7 +1345,7 @@ impl Clients for Step<'_> {
         }
         self.core.stats.replied(Measure::Other, 0, 1);
         self.core.loops[conn.owner].send(Message::Resume(conn.id));
-        self.touch_to_close(&conn);
+        self.mark(&conn);
     }
 
     fn close(&self, to: ConnId, why: CloseReason) {
@@ -1353,7 +1356,7 @@ impl Clients for Step<'_> {
         }
         conn.gate.lock().gate.end();
         conn.close_when_flushed();
-        self.touch_to_close(&conn);
+        self.mark(&conn);
     }
 }
 

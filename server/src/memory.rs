@@ -222,7 +222,7 @@ mod tests {
         let begin = Instant::now();
         let mut rate = Rate::new(0, begin);
         let (mut end, mut time) = (0, Duration::ZERO);
-        // For a second, MiB a millisecond → by how much it grows at the end, and whether it is idle.
+        // For a second, MiB a second → by how much it grows at the end, and whether it is idle.
         let table: [(usize, usize, bool); 5] = [
             (0, 1 << 20, true),
             (40, 16 << 20, false),

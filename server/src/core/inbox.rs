@@ -17,8 +17,8 @@ pub(super) struct Inbox {
     pub(super) items: VecDeque<Item>,
     /// Bodies of the writes, one after the other.
     pub(super) bytes: Vec<u8>,
-    /// Who asks for the writes: each once as long as the same one goes on asking, so that neither who puts a write here nor
-    /// who steps it counts references.
+    /// Who asks for the writes: each once as long as the same one goes on asking, so that references are hardly ever
+    /// counted.
     pub(super) identities: Vec<Arc<Identity>>,
 }
 
@@ -27,7 +27,7 @@ impl Inbox {
         self.items.is_empty() && self.durable.is_none()
     }
 
-    /// The place of `identity` in [`Inbox::identities`], where it stays until everything that came before is taken out.
+    /// The place of `identity` in [`Inbox::identities`]; it stays as long as an item is left here.
     pub(super) fn place_of(&mut self, identity: &Arc<Identity>) -> usize {
         if self.identities.last().is_none_or(|last| !Arc::ptr_eq(last, identity)) {
             self.identities.push(identity.clone());
@@ -40,11 +40,18 @@ impl Inbox {
         self.items.iter().any(|item| matches!(item, Item::Peer(Some(Input::HandOver))))
     }
 
-    /// Takes what is durable out of `inbox`, and everything else once this one is empty. Returns how many items came.
-    pub(super) fn refill(&mut self, inbox: &mut Inbox) -> usize {
+    /// Drops what belonged to items that are all gone; before [`Inbox::refill`], which is done under a lock.
+    pub(super) fn tidy(&mut self) {
         if self.items.is_empty() {
             self.bytes.clear();
             self.identities.clear();
+        }
+    }
+
+    /// Takes what is durable out of `inbox`, and everything else once this one is empty. Returns how many items came.
+    pub(super) fn refill(&mut self, inbox: &mut Inbox) -> usize {
+        if self.items.is_empty() {
+            self.tidy();
             std::mem::swap(inbox, self);
             return self.items.len();
         }

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Where the main heap begins, or a little behind it: where the first thread of the process had a block.
+/// Where the main heap begins, or a little before it: where the first thread of the process had a block, rounded down.
 static MAIN_BEGIN: OnceLock<usize> = OnceLock::new();
 
 /// Bounds the heaps of this process to `heaps`: once there are as many, new threads share them in turn. Blocks of `large` bytes
