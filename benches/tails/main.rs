@@ -98,7 +98,7 @@ struct Sample {
     latency: [f64; 3],
     /// p99.9 of each second, ns.
     seconds: Vec<f64>,
-    /// Snapshots begun meanwhile.
+    /// Snapshots written meanwhile.
     snapshots: u32,
     /// Requests that failed, were not answered, or never sent for want of connections.
     errors: f64,
@@ -261,9 +261,9 @@ fn read(report: &Value) -> Sample {
     }
 }
 
-/// Demands snapshots, one after the other, until it is over; how many were begun, and but for the last ended.
+/// Demands snapshots, one after the other, until it is over; how many were written.
 fn snapshot_until(admin: &str, streaming: bool, over: &AtomicBool) -> io::Result<u32> {
-    let (mut begun, mut piece) = (0, vec![0; 1 << 20]);
+    let (mut written, mut piece) = (0, vec![0; 1 << 20]);
     while !over.load(Ordering::Relaxed) {
         let mut stream = TcpStream::connect(admin)?;
         // Whoever may do everything to the root may demand one, and everybody may on a fresh server.
@@ -277,11 +277,10 @@ fn snapshot_until(admin: &str, streaming: bool, over: &AtomicBool) -> io::Result
             let answer = String::from_utf8_lossy(&piece[..n]);
             return Err(io::Error::other(format!("no snapshot: {answer}")));
         }
-        begun += 1;
-        // What streams out of a large tree may take longer than the run.
-        while !(streaming && over.load(Ordering::Relaxed)) && stream.read(&mut piece)? > 0 {}
+        written += 1;
+        while stream.read(&mut piece)? > 0 {}
     }
-    Ok(begun)
+    Ok(written)
 }
 
 fn table(args: &Args, results: &[Measured]) -> String {

@@ -55,7 +55,7 @@ pub struct Shared {
     /// Java system properties that were given, without secrets.
     properties: Vec<(String, String)>,
     snapshots: RateLimit,
-    snapshot_running: Mutex<()>,
+    snapshot_running: Arc<Semaphore>,
     restores: RateLimit,
     restore_running: Semaphore,
     /// Only this machine can ask, by one of its own names.
@@ -144,7 +144,7 @@ pub fn start(settings: Arc<Settings>, properties: Vec<(String, String)>) -> Resu
         configuration,
         properties,
         snapshots: RateLimit::default(),
-        snapshot_running: Mutex::new(()),
+        snapshot_running: Arc::new(Semaphore::new(1)),
         restores: RateLimit::default(),
         restore_running: Semaphore::new(1),
         loopback,

@@ -1,9 +1,9 @@
 //! The command `snapshot`: the state of one moment, in Apache's format.
 //!
 //! The walk over the tree is fuzzy, and Apache has no log of ours to repair it with. So it is gathered into a tree of
-//! its own, the log from its start to its end is replayed over that, and the copy is written: writes go on meanwhile,
-//! at the price of a second tree in memory until the answer is sent. With `streaming=false` nothing is sent: the server
-//! writes a snapshot of its own, beside requests.
+//! its own, the log from its start to its end is replayed over that, and the copy is sent: writes go on meanwhile,
+//! at the price of a second tree in memory until the answer has left. It touches no disk, whose queue the log needs. With
+//! `streaming=false` nothing is sent: the server writes a snapshot of its own, beside requests.
 
 use super::{Answer, Shared};
 use crate::boot::{Nobody, tree_config};
@@ -12,11 +12,12 @@ use crate::json;
 use crate::stats::{Counter, Measure};
 use proto::Zxid;
 use proto::txn::DIGEST_VERSION;
-use snapshot::apache::{Compression, Export, Sections, TreeDigest};
+use snapshot::apache::{Export, Ordered, Sections, TreeDigest};
 use snapshot::{Digest, Kind};
-use std::io::Read;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::mpsc;
 
 /// Bytes of records taken from the tree in one slice.
 const SLICE_BYTES: usize = 64 << 10;
@@ -36,7 +37,7 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
         core.stats.add(Counter::SnapshotLimited, 1);
         return fail(429, "too many snapshots: admin.rateLimiterIntervalInMS");
     }
-    let Some(_one) = shared.snapshot_running.try_lock() else {
+    let Ok(one) = shared.snapshot_running.clone().try_acquire_owned() else {
         core.stats.add(Counter::SnapshotLimited, 1);
         return fail(429, "another snapshot is being taken");
     };
@@ -61,14 +62,13 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
         };
     }
     let started = Instant::now();
-    let dir = core.log.snapshot_dir().join("export");
     let taken = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("export".into()).spawn_scoped(scope, || {
             // Requests first, as for the server's own.
             if let Err(e) = vfs::os::raise_priority(crate::log::SNAPSHOT_PRIORITY) {
                 tracing::debug!("the export of a snapshot runs at normal priority: {e}");
             }
-            take(core, &dir)
+            take(core)
         });
         match thread {
             Ok(thread) => thread.join().expect("a thread that panics has ended the process"),
@@ -76,7 +76,7 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
         }
     });
     core.stats.measure(Measure::Snapshot, started.elapsed().as_nanos() as u64, 1);
-    let (zxid, mut file, size) = match taken {
+    let (zxid, state, size) = match taken {
         Ok(taken) => taken,
         Err(why) => {
             core.stats.add(Counter::SnapshotErrors, 1);
@@ -85,28 +85,50 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
         }
     };
     let (mut answer, pieces) = Answer::stream("application/octet-stream", size);
-    std::thread::spawn(move || {
-        loop {
-            let mut piece = vec![0; PIECE_BYTES];
-            match file.read(&mut piece) {
-                Ok(0) | Err(_) => return,
-                Ok(n) => {
-                    piece.truncate(n);
-                    // The client is gone, or the connection's time is over.
-                    if pieces.blocking_send(piece).is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    });
+    let send = move || {
+        let mut pieces = Pieces { piece: Vec::with_capacity(PIECE_BYTES), pieces };
+        // An error: the client is gone, or the connection's time is over.
+        let sent = state.write_to(&mut pieces);
+        // Whoever has seen the end may ask for the next one, so it leaves when the memory of this one is free.
+        drop(state);
+        drop(one);
+        let _ = sent.and_then(|()| pieces.flush());
+    };
+    if let Err(e) = std::thread::Builder::new().name("export".into()).spawn(send) {
+        tracing::error!("no snapshot for the admin interface: the thread export can't be started: {e}");
+        return fail(500, "the thread export can't be started");
+    }
     let name = format!("attachment; filename=\"snapshot.{:x}\"", zxid.as_u64());
     answer.headers.push(("content-disposition", name));
     answer_with(answer, zxid, size)
 }
 
-/// Takes the snapshot into a file that has no name any more when this returns.
-fn take(core: &Core, dir: &std::path::Path) -> Result<(Zxid, std::fs::File, u64), String> {
+/// What is written leaves in pieces.
+struct Pieces {
+    piece: Vec<u8>,
+    pieces: mpsc::Sender<Vec<u8>>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.piece.len() + buf.len() > PIECE_BYTES {
+            self.flush()?;
+        }
+        self.piece.extend_from_slice(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
+        self.pieces.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Takes the state of one moment, with its zxid and the bytes that it will have.
+fn take(core: &Core) -> Result<(Zxid, Ordered, u64), String> {
     let (copy, mut applier) = engine::new(tree_config(&core.settings));
     let end = {
         let importer = applier.import();
@@ -157,13 +179,7 @@ fn take(core: &Core, dir: &std::path::Path) -> Result<(Zxid, std::fs::File, u64)
     });
     drop(copy);
     let sections = Sections { last_processed: digest.is_some().then_some(end), digest };
-    let home = vfs::os::OsDir::open(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let name =
-        export.write(&home, end, Compression::Plain, sections).map_err(|e| crate::boot::with_causes(&e))?;
-    let path = dir.join(&name);
-    let file = std::fs::File::open(&path).and_then(|f| Ok((f.metadata()?.len(), f)));
-    // Unlinked: its space is free as soon as it is sent, whatever happens.
-    let _ = std::fs::remove_file(&path);
-    let (size, file) = file.map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok((end, file, size))
+    let state = export.in_order(sections).map_err(|e| crate::boot::with_causes(&e))?;
+    let size = state.size().map_err(|e| format!("the state does not fit the format: {e}"))?;
+    Ok((end, state, size))
 }

@@ -99,22 +99,35 @@ impl Export {
         Ok(())
     }
 
+    /// Puts the state into Apache's order, to be sent uncompressed to whoever wants it.
+    ///
+    /// # Errors
+    /// The state is not whole: Apache would refuse it.
+    pub fn in_order(self, sections: Sections) -> Result<Ordered, Error> {
+        self.ordered("(a state to export)", sections)
+    }
+
+    fn ordered(mut self, path: &str, sections: Sections) -> Result<Ordered, Error> {
+        assert!(
+            sections.last_processed.is_none() || sections.digest.is_some(),
+            "a last-processed section without a digest before it is read as one"
+        );
+        self.sort(path)?;
+        Ok(Ordered { export: self, sections })
+    }
+
     /// Writes `snapshot.<zxid>` into `dir`, durably. `zxid`: the last txn of the state. Returns the name. A
     /// temporary file of a crash is no snapshot to Apache.
     pub fn write(
-        mut self,
+        self,
         dir: &dyn Dir,
         zxid: Zxid,
         compression: Compression,
         sections: Sections,
     ) -> Result<String, Error> {
-        assert!(
-            sections.last_processed.is_none() || sections.digest.is_some(),
-            "a last-processed section without a digest before it is read as one"
-        );
         let name = name_of(zxid, compression);
         let path = dir.path().join(&name).display().to_string();
-        self.sort(&path)?;
+        let ordered = self.ordered(&path, sections)?;
         // Does not begin with "snapshot.", so that Apache never looks at it.
         let temp = format!("export-of-{name}{TEMP_SUFFIX}");
         let io = |action| {
@@ -130,14 +143,14 @@ impl Export {
         match compression {
             Compression::Plain => {
                 let mut out = io::BufWriter::with_capacity(1 << 18, sink);
-                self.stream(&mut out, sections).and_then(|()| out.flush())
+                ordered.write_to(&mut out).and_then(|()| out.flush())
             }
             Compression::Gzip => {
                 let mut out = GzEncoder::new(
                     io::BufWriter::with_capacity(1 << 18, sink),
                     flate2::Compression::default(),
                 );
-                self.stream(&mut out, sections).and_then(|()| out.finish()).and_then(|mut out| out.flush())
+                ordered.write_to(&mut out).and_then(|()| out.finish()).and_then(|mut out| out.flush())
             }
             Compression::Snappy => {
                 let e = io::Error::new(io::ErrorKind::Unsupported, "snappy is read, not written");
@@ -181,20 +194,44 @@ impl Export {
         }
         Ok(())
     }
+}
 
-    fn stream(&self, out: &mut dyn Write, sections: Sections) -> io::Result<()> {
+/// A state in the order in which Apache wants it. Still held in memory as a whole.
+#[derive(Debug)]
+pub struct Ordered {
+    export: Export,
+    sections: Sections,
+}
+
+impl Ordered {
+    /// Bytes that [`Ordered::write_to`] writes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn size(&self) -> io::Result<u64> {
+        let mut counting = Counting(0);
+        self.write_to(&mut counting)?;
+        Ok(counting.0)
+    }
+
+    /// Writes the bytes of a snapshot, uncompressed, in pieces of a znode or less.
+    ///
+    /// # Errors
+    /// Those of `out`; `InvalidData` when there are more sessions or ACLs than the format can count.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Ordered { export, sections } = self;
         let mut out = Summing { out, adler: Adler32::new() };
         out.put(MAGIC)?;
         out.put(&2_i32.to_be_bytes())?;
         out.put(&(-1_i64).to_be_bytes())?;
-        for table in [&self.sessions, &self.acls] {
+        for table in [&export.sessions, &export.acls] {
             let count = i32::try_from(table.count).map_err(|_| io::ErrorKind::InvalidData)?;
             out.put(&count.to_be_bytes())?;
             out.put(&table.bytes)?;
         }
-        for place in &self.index {
+        for place in &export.index {
             let (start, end) = (place.at as usize, (place.at + place.len) as usize);
-            out.put(&self.nodes[place.part as usize][start..end])?;
+            out.put(&export.nodes[place.part as usize][start..end])?;
         }
         out.put(TERMINATOR)?;
         out.seal()?;
@@ -245,6 +282,19 @@ impl Summing<'_> {
         let sum = u64::from(self.adler.finish());
         self.put(&sum.to_be_bytes())?;
         self.put(TERMINATOR)
+    }
+}
+
+struct Counting(u64);
+
+impl Write for Counting {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0 += buf.len() as u64;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ pub mod snappy;
 mod stream;
 
 pub use epochs::{EpochError, EpochFiles, Epochs, read_epoch_files, read_myid, write_epochs};
-pub use export::{Export, Sections};
+pub use export::{Export, Ordered, Sections};
 pub use import::{
     Candidate, ImportError, ImportPlan, LogFile, Start, list_logs, list_snapshots, plan_import,
 };
