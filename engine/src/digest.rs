@@ -17,7 +17,7 @@ const EXCLUDED: &[u8] = b"/zookeeper/";
 /// The contribution of one znode to the digest of the tree; 0 below `/zookeeper/`. The root's path may be given
 /// as `/` or as the empty string.
 pub fn node_digest(path: &str, data: Option<&[u8]>, stat: &StatPersisted) -> u32 {
-    if path.as_bytes().starts_with(EXCLUDED) {
+    if is_outside(path.as_bytes()) {
         return 0;
     }
     let (path, data) = (if path == "/" { &[] } else { path.as_bytes() }, data.unwrap_or_default());
@@ -44,12 +44,17 @@ pub(crate) fn prefix(body: &[u8], path_len: usize) -> u32 {
 
 /// The contribution of a znode whose path and value have the CRC `prefix`.
 pub(crate) fn of_prefix(path: &[u8], prefix: u32, stat: &StatPersisted) -> u32 {
-    if path.starts_with(EXCLUDED) {
+    if is_outside(path) {
         return 0;
     }
     let mut crc = crc32fast::Hasher::new_with_initial(prefix);
     crc.update(&stat_block(stat));
     crc.finalize()
+}
+
+/// Whether the znode at `path` does not count.
+pub(crate) fn is_outside(path: &[u8]) -> bool {
+    path.starts_with(EXCLUDED)
 }
 
 /// The metadata as the digest reads it (semantics, section 12).

@@ -20,7 +20,7 @@ mod quota;
 mod sessions;
 
 use crate::acl::{self, Identity, Schemes};
-use crate::digest::{node_digest, stat_block};
+use crate::digest::{is_outside, node_digest, stat_block};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::{NodeView, Tree};
 use outstanding::{Acl, Node, Outstanding};
@@ -603,7 +603,7 @@ impl Prep {
 
     /// Gives the znode at `path` a new stat; its data stays.
     fn restat(&mut self, ask: &Ask<'_>, path: &str, node: Node, after: StatPersisted) {
-        let digest = if self.rules.digest_enabled && !is_outside_digest(path) {
+        let digest = if self.rules.digest_enabled && !is_outside(path.as_bytes()) {
             restat_digest(node.digest, &node.stat, &after)
         } else {
             0
@@ -680,10 +680,6 @@ fn restat_digest(digest: u32, before: &StatPersisted, after: &StatPersisted) -> 
     let mut plain = crc32fast::Hasher::new_with_initial(u32::MAX);
     plain.update(&difference[start..]);
     digest ^ !plain.finalize()
-}
-
-fn is_outside_digest(path: &str) -> bool {
-    path.starts_with("/zookeeper/")
 }
 
 #[cfg(test)]

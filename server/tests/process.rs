@@ -71,13 +71,8 @@ fn a_clean_stop_and_a_second_server_on_the_same_directory() {
 fn a_server_that_has_just_begun_to_answer_stops_cleanly() {
     let dir = TempDir::new();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let cfg = dir.path().join("zoo.cfg");
-    let data = dir.path().join("data");
-    let text = format!(
-        "clientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\nadmin.enableServer=false\n",
-        data.display()
-    );
-    std::fs::write(&cfg, text).unwrap();
+    // It has to be known before the server says so; the last line of a key counts.
+    let cfg = write_config(dir.path(), &format!("clientPort={port}"));
     for _ in 0..10 {
         let mut server =
             Command::new(env!("CARGO_BIN_EXE_falconerd")).arg(&cfg).stderr(Stdio::null()).spawn().unwrap();

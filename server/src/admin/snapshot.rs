@@ -14,7 +14,7 @@ use proto::Zxid;
 use proto::txn::DIGEST_VERSION;
 use snapshot::apache::{Export, Ordered, Sections, TreeDigest};
 use snapshot::{Digest, Kind};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -76,54 +76,44 @@ pub fn answer(shared: &Arc<Shared>, core: &Arc<Core>, query: &super::commands::Q
         }
     });
     core.stats.measure(Measure::Snapshot, started.elapsed().as_nanos() as u64, 1);
+    let failed = |why: &str| {
+        core.stats.add(Counter::SnapshotErrors, 1);
+        tracing::error!("no snapshot for the admin interface: {why}");
+        fail(500, why)
+    };
     let (zxid, state, size) = match taken {
         Ok(taken) => taken,
-        Err(why) => {
-            core.stats.add(Counter::SnapshotErrors, 1);
-            tracing::error!("no snapshot for the admin interface: {why}");
-            return fail(500, &why);
-        }
+        Err(why) => return failed(&why),
     };
     let (mut answer, pieces) = Answer::stream("application/octet-stream", size);
     let send = move || {
-        let mut pieces = Pieces { piece: Vec::with_capacity(PIECE_BYTES), pieces };
+        let mut out = BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces));
         // An error: the client is gone, or the connection's time is over.
-        let sent = state.write_to(&mut pieces);
+        let sent = state.write_to(&mut out);
         // Whoever has seen the end may ask for the next one, so it leaves when the memory of this one is free.
         drop(state);
         drop(one);
-        let _ = sent.and_then(|()| pieces.flush());
+        let _ = sent.and_then(|()| out.flush());
     };
     if let Err(e) = std::thread::Builder::new().name("export".into()).spawn(send) {
-        tracing::error!("no snapshot for the admin interface: the thread export can't be started: {e}");
-        return fail(500, "the thread export can't be started");
+        return failed(&format!("the thread export can't be started: {e}"));
     }
     let name = format!("attachment; filename=\"snapshot.{:x}\"", zxid.as_u64());
     answer.headers.push(("content-disposition", name));
     answer_with(answer, zxid, size)
 }
 
-/// What is written leaves in pieces.
-struct Pieces {
-    piece: Vec<u8>,
-    pieces: mpsc::Sender<Vec<u8>>,
-}
+/// Each write leaves as a piece of the answer.
+struct Pieces(mpsc::Sender<Vec<u8>>);
 
 impl Write for Pieces {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.piece.len() + buf.len() > PIECE_BYTES {
-            self.flush()?;
-        }
-        self.piece.extend_from_slice(buf);
-        Ok(buf.len())
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.0.blocking_send(piece.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(piece.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
-        self.pieces.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        Ok(())
     }
 }
 

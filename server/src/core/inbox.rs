@@ -243,6 +243,47 @@ mod tests {
     }
 
     #[test]
+    fn each_write_is_asked_for_by_who_put_it_here() {
+        let who =
+            [1, 2, 3].map(|n| Arc::new(Identity::new(vec![proto::acl::Id::new("digest", &n.to_string())])));
+        let write = |inbox: &mut Inbox, n: usize| {
+            let identity = inbox.place_of(&who[n]);
+            inbox.items.push_back(Item::Write {
+                conn: ConnId(n as u64),
+                session: SessionId(1),
+                xid: Xid(1),
+                identity,
+                op: OpCode::SetData,
+                start: 0,
+                end: 0,
+                submitted: Instant(0),
+            });
+        };
+        let next = |work: &mut Inbox| {
+            let mut item = work.items.pop_front().unwrap();
+            match item.as_input(&work.bytes, &work.identities) {
+                Input::Write { conn, identity, .. } => assert!(Arc::ptr_eq(identity, &who[conn.0 as usize])),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (mut inbox, mut work) = (Inbox::default(), Inbox::default());
+        [0, 0, 1, 0].into_iter().for_each(|n| write(&mut inbox, n));
+        assert_eq!(inbox.identities.len(), 3, "once for a run");
+        work.refill(&mut inbox);
+        // Others come while the first are stepped, a round at a time.
+        (0..2).for_each(|_| next(&mut work));
+        [2, 1].into_iter().for_each(|n| write(&mut inbox, n));
+        work.tidy();
+        work.refill(&mut inbox);
+        (0..2).for_each(|_| next(&mut work));
+        work.tidy();
+        assert!(work.identities.is_empty(), "they are held no longer than their writes");
+        work.refill(&mut inbox);
+        assert!(inbox.identities.is_empty());
+        (0..2).for_each(|_| next(&mut work));
+    }
+
+    #[test]
     fn a_wish_to_hand_over_is_found_wherever_it_waits() {
         let (mut inbox, mut work) = (Inbox::default(), Inbox::default());
         inbox.items.extend([gone(1), Item::Peer(Some(Input::HandOver))]);
